@@ -1,0 +1,141 @@
+package v2beta1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// SpiderIP is one IP address in use. It exists exactly while the address is held, and its name is the address, so the
+// API server itself lets nobody hold an address twice: an IPv4 address as it is, "10.6.0.10"; an IPv6 address in
+// full with dashes, "fd00-0010-0000-0000-0000-0000-0000-000a".
+//
+// Agents make and delete it for pods of their node. Do not write it by hand.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=spiderips,singular=spiderip,scope=Cluster,shortName=sip,categories=spiderpool
+// +kubebuilder:selectablefield:JSONPath=`.spec.pool`
+// +kubebuilder:selectablefield:JSONPath=`.spec.node`
+// +kubebuilder:printcolumn:name="ADDRESS",type=string,JSONPath=`.spec.address`,description="the address"
+// +kubebuilder:printcolumn:name="NAMESPACE",type=string,JSONPath=`.spec.pod.namespace`,description="namespace of the pod that holds it"
+// +kubebuilder:printcolumn:name="POD",type=string,JSONPath=`.spec.pod.name`,description="pod that holds it"
+// +kubebuilder:printcolumn:name="POOL",type=string,JSONPath=`.spec.pool`,description="pool that gave it"
+// +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`,description="node of the pod"
+// +kubebuilder:printcolumn:name="INTERFACE",type=string,JSONPath=`.spec.interface`,description="interface of the pod"
+// +kubebuilder:printcolumn:name="USE",type=string,JSONPath=`.spec.use`,description="Pod or Quarantine"
+// +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`,description="since when the address is held"
+// +kubebuilder:printcolumn:name="NETWORK",type=string,JSONPath=`.spec.network`,description="CNI network of the interface",priority=1
+// +kubebuilder:printcolumn:name="CONTAINER",type=string,JSONPath=`.spec.containerID`,description="sandbox that holds it",priority=1
+// +kubebuilder:printcolumn:name="OWNER-KIND",type=string,JSONPath=`.spec.owner.kind`,description="kind of what a fixed address belongs to",priority=1
+// +kubebuilder:printcolumn:name="OWNER",type=string,JSONPath=`.spec.owner.name`,description="name of what a fixed address belongs to",priority=1
+// +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.spec.reason`,description="why the use is what it is",priority=1
+type SpiderIP struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// Spec is the address and its holder.
+	// +kubebuilder:validation:Required
+	Spec IPSpec `json:"spec"`
+}
+
+// IPUse says what an address that is held is held for.
+//
+// +kubebuilder:validation:Enum=Pod;Quarantine
+type IPUse string
+
+const (
+	// IPUsePod means that the pod named has the address.
+	IPUsePod IPUse = "Pod"
+	// IPUseQuarantine means that the pod named is gone, but nothing proves that its container is: the address may be
+	// taken over only after a probe has found it silent on the link.
+	IPUseQuarantine IPUse = "Quarantine"
+)
+
+// IPSpec is an address and its holder: one interface of one sandbox of one pod. Address and pool never change.
+type IPSpec struct {
+	// Address is the IP address in its canonical text, "10.6.0.10" or "fd00:10::a", without prefix length.
+	// +kubebuilder:validation:Required
+	Address string `json:"address"`
+
+	// Pool is the SpiderIPPool that gave the address.
+	// +kubebuilder:validation:Required
+	Pool string `json:"pool"`
+
+	// Node is the node of the pod.
+	// +kubebuilder:validation:Required
+	Node string `json:"node"`
+
+	// Network is the name of the CNI network configuration by which the interface was made.
+	// +kubebuilder:validation:Required
+	Network string `json:"network"`
+
+	// Interface is the name of the interface in the pod (CNI_IFNAME), "eth0".
+	// +kubebuilder:validation:Required
+	Interface string `json:"interface"`
+
+	// Netns is the path of the pod's network namespace on the node (CNI_NETNS), "/run/netns/cni-…".
+	// +kubebuilder:validation:Required
+	Netns string `json:"netns"`
+
+	// ContainerID is the sandbox for which the runtime asked last (CNI_CONTAINERID). Only its end frees the address.
+	// +kubebuilder:validation:Required
+	ContainerID string `json:"containerID"`
+
+	// Pod is the pod that holds the address, or held it last.
+	// +kubebuilder:validation:Required
+	Pod IPPod `json:"pod"`
+
+	// Owner is what a fixed address belongs to: the StatefulSet or virtual machine whose next pod of this name gets it
+	// again. It is left out for addresses that go with their pod.
+	// +optional
+	Owner *IPOwner `json:"owner,omitempty"`
+
+	// Use is Pod while the pod has the address, and Quarantine while it is uncertain that its container is gone.
+	// +optional
+	// +kubebuilder:default=Pod
+	Use IPUse `json:"use,omitempty"`
+
+	// Reason says in words why the address is in quarantine.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+}
+
+// IPPod names one incarnation of a pod.
+type IPPod struct {
+	// Namespace is the pod's.
+	// +kubebuilder:validation:Required
+	Namespace string `json:"namespace"`
+
+	// Name is the pod's.
+	// +kubebuilder:validation:Required
+	Name string `json:"name"`
+
+	// UID is the pod's as the runtime gave it; for a static pod the hash of its configuration.
+	// +kubebuilder:validation:Required
+	UID string `json:"uid"`
+}
+
+// IPOwner names the object, in the pod's namespace, that a fixed address belongs to.
+type IPOwner struct {
+	// APIVersion is the group and version of the object, "apps/v1".
+	// +kubebuilder:validation:Required
+	APIVersion string `json:"apiVersion"`
+
+	// Kind is the object's, "StatefulSet".
+	// +kubebuilder:validation:Required
+	Kind string `json:"kind"`
+
+	// Name is the object's.
+	// +kubebuilder:validation:Required
+	Name string `json:"name"`
+
+	// UID is the object's.
+	// +kubebuilder:validation:Required
+	UID string `json:"uid"`
+}
+
+// SpiderIPList is a list of addresses in use.
+//
+// +kubebuilder:object:root=true
+type SpiderIPList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []SpiderIP `json:"items"`
+}

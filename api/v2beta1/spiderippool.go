@@ -1,0 +1,154 @@
+package v2beta1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// SpiderIPPool is a set of IP addresses of one subnet, with the rules which pods may have them and how they route.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=spiderippools,singular=spiderippool,scope=Cluster,shortName=sp,categories=spiderpool
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="VERSION",type=string,JSONPath=`.spec.ipVersion`,description="4 or 6"
+// +kubebuilder:printcolumn:name="SUBNET",type=string,JSONPath=`.spec.subnet`,description="the network of the addresses"
+// +kubebuilder:printcolumn:name="ALLOCATED-IP-COUNT",type=integer,JSONPath=`.status.allocatedIPCount`,description="addresses that pods hold"
+// +kubebuilder:printcolumn:name="TOTAL-IP-COUNT",type=integer,JSONPath=`.status.totalIPCount`,description="addresses that the pool can give"
+// +kubebuilder:printcolumn:name="DEFAULT",type=boolean,JSONPath=`.spec.default`,description="serves pods that name no pool"
+// +kubebuilder:printcolumn:name="DISABLE",type=boolean,JSONPath=`.spec.disable`,description="gives no more addresses",priority=10
+// +kubebuilder:printcolumn:name="NodeName",type=string,JSONPath=`.spec.nodeName`,description="nodes that the pool serves",priority=10
+// +kubebuilder:printcolumn:name="MultusName",type=string,JSONPath=`.spec.multusName`,description="networks that the pool serves",priority=10
+// +kubebuilder:printcolumn:name="APP-NAMESPACE",type=string,JSONPath=`.spec.podAffinity.matchLabels['ipam\.spidernet\.io/app-namespace']`,description="namespace of the application that an automatic pool serves",priority=10
+type SpiderIPPool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// Spec is what the administrator wants of the pool.
+	// +kubebuilder:validation:Required
+	Spec IPPoolSpec `json:"spec"`
+	// Status is the controller's count of what the pool holds. Nothing decides by it.
+	// +optional
+	Status IPPoolStatus `json:"status,omitempty"`
+}
+
+// IPPoolSpec is what the administrator wants of a pool. All conditions that are set must hold for a pod to be served.
+type IPPoolSpec struct {
+	// IPVersion is the family of the addresses, 4 or 6. It follows from the subnet and may be left out. It never changes.
+	// +optional
+	// +kubebuilder:validation:Enum=4;6
+	IPVersion *int64 `json:"ipVersion,omitempty"`
+
+	// Subnet is the network of the addresses in its canonical form, "10.6.0.0/16" or "fd00:10::/64". Pods get its
+	// prefix length. It never changes: make another pool instead.
+	// +kubebuilder:validation:Required
+	Subnet string `json:"subnet"`
+
+	// IPs are the ranges that the pool may give, each one address "10.6.0.10" or first and last "10.6.0.10-10.6.0.20",
+	// inside the subnet. An address that a pod holds cannot be taken out. At most 1000 entries.
+	// +optional
+	IPs []string `json:"ips,omitempty"`
+
+	// ExcludeIPs are ranges inside the subnet that are never given though ips names them. At most 1000 entries.
+	// +optional
+	ExcludeIPs []string `json:"excludeIPs,omitempty"`
+
+	// Gateway is the next hop of the pods' default route, inside the subnet. Without it the pool brings no default
+	// route. It is never given to a pod.
+	// +optional
+	Gateway *string `json:"gateway,omitempty"`
+
+	// Routes are further routes that pods of this pool get. At most 100 entries.
+	// +optional
+	Routes []Route `json:"routes,omitempty"`
+
+	// PodAffinity selects by label the pods that the pool serves. It must not be empty.
+	// +optional
+	PodAffinity *metav1.LabelSelector `json:"podAffinity,omitempty"`
+
+	// NamespaceAffinity selects by label the namespaces whose pods the pool serves. Ignored while namespaceName is set.
+	// +optional
+	NamespaceAffinity *metav1.LabelSelector `json:"namespaceAffinity,omitempty"`
+
+	// NamespaceName lists the namespaces whose pods the pool serves.
+	// +optional
+	NamespaceName []string `json:"namespaceName,omitempty"`
+
+	// NodeAffinity selects by label the nodes whose pods the pool serves. Ignored while nodeName is set.
+	// +optional
+	NodeAffinity *metav1.LabelSelector `json:"nodeAffinity,omitempty"`
+
+	// NodeName lists the nodes whose pods the pool serves.
+	// +optional
+	NodeName []string `json:"nodeName,omitempty"`
+
+	// MultusName lists the Multus networks, "namespace/name" or "name", whose interfaces the pool serves.
+	// +optional
+	MultusName []string `json:"multusName,omitempty"`
+
+	// Default makes the pool serve pods for which nothing names a pool: no annotation, namespace or CNI configuration.
+	// +optional
+	// +kubebuilder:default=false
+	Default *bool `json:"default,omitempty"`
+
+	// Disable stops the pool from giving addresses. Pods keep those they hold.
+	// +optional
+	// +kubebuilder:default=false
+	Disable *bool `json:"disable,omitempty"`
+}
+
+// Route is one entry of a pod's routing table.
+type Route struct {
+	// Dst is the destination as a CIDR, "10.7.0.0/16", of the family of the subnet. The default route is not written
+	// here: set the gateway.
+	// +kubebuilder:validation:Required
+	Dst string `json:"dst"`
+	// Gw is the next hop, an address inside the subnet.
+	// +kubebuilder:validation:Required
+	Gw string `json:"gw"`
+}
+
+// IPPoolStatus is what the controller computed from the addresses in use (SpiderIP) for one generation of the pool.
+type IPPoolStatus struct {
+	// ObservedGeneration is the generation of the pool that this status judges. Once it is the present one, no pod
+	// holds or can get an address outside the pool, those in draining excepted.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// ObservedReserved names the reserved ranges that were subtracted from the pool, joined by commas.
+	// +optional
+	ObservedReserved string `json:"observedReserved,omitempty"`
+
+	// AllocatedIPs maps each address in use to its pod as JSON, {"10.6.0.10":{"pod":"namespace/name","podUid":"uid"}}.
+	// It is left out when nothing is in use, and for pools with more than about a hundred addresses in use: list
+	// SpiderIPs to see them all.
+	// +optional
+	AllocatedIPs *string `json:"allocatedIPs,omitempty"`
+
+	// TotalIPCount is how many addresses the pool can give, used or free: ips without excludeIPs. A number too
+	// large for 63 bits is shown as 9223372036854775807.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	TotalIPCount *int64 `json:"totalIPCount,omitempty"`
+
+	// AllocatedIPCount is how many addresses of this pool are in use.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	AllocatedIPCount *int64 `json:"allocatedIPCount,omitempty"`
+
+	// Draining are the ranges in use that the pool no longer covers. Their pods keep them; nobody else gets them.
+	// +optional
+	Draining []string `json:"draining,omitempty"`
+
+	// DrainingIPCount is how many addresses the draining ranges hold.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	DrainingIPCount *int64 `json:"drainingIPCount,omitempty"`
+}
+
+// SpiderIPPoolList is a list of pools.
+//
+// +kubebuilder:object:root=true
+type SpiderIPPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []SpiderIPPool `json:"items"`
+}
