@@ -1,0 +1,111 @@
+package wire
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Note records a DEL that was answered and is not yet carried out: by the plugin when no agent could take it, by the
+// agent for the time until the address is released. An attachment is known by ContainerID and Interface alone; the
+// rest is for people, and what the runtime happened to say.
+type Note struct {
+	Network     string `json:"network,omitempty"`
+	ContainerID string `json:"containerID"`
+	Interface   string `json:"interface"`
+	Netns       string `json:"netns,omitempty"`
+	Pod         Pod    `json:"pod,omitzero"`
+}
+
+// Names that begin with a dot are being written, or were when their writer died.
+const unfinished = ".note-"
+
+// NotesDir returns the directory beside the socket where plugin and agent keep notes.
+func NotesDir(socket string) string { return socket + ".notes" }
+
+// WriteNote stores the note in dir and makes dir if it is missing. A note of the same attachment is replaced. The note
+// appears whole or not at all; it need not survive a crash of the node, which ends every container anyway.
+func WriteNote(dir string, note Note) (err error) {
+	content, err := json.Marshal(note)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, unfinished)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(content, '\n'))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, note.file()))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+// ReadNotes returns the notes in dir, in no particular order; a missing directory has none. A file that is no note
+// does not keep the others from being read: the error names every such file and comes with the notes that were read.
+func ReadNotes(dir string) ([]Note, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var notes []Note
+	failed := []error{err}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), unfinished) {
+			continue
+		}
+		note, err := readNote(dir, entry)
+		switch {
+		case err == nil:
+			notes = append(notes, note)
+		case !errors.Is(err, fs.ErrNotExist): // removed since ReadDir: carried out by another
+			failed = append(failed, fmt.Errorf("%s is no note: %w", filepath.Join(dir, entry.Name()), err))
+		}
+	}
+	return notes, errors.Join(failed...)
+}
+
+func readNote(dir string, entry fs.DirEntry) (Note, error) {
+	if !entry.Type().IsRegular() {
+		return Note{}, fmt.Errorf("not a regular file but %s", entry.Type())
+	}
+	content, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+	if err != nil {
+		return Note{}, err
+	}
+	var note Note
+	if err := json.Unmarshal(content, &note); err != nil {
+		return Note{}, err
+	}
+	if note.file() != entry.Name() {
+		return Note{}, fmt.Errorf("its name does not belong to container %q, interface %q", note.ContainerID, note.Interface)
+	}
+	return note, nil
+}
+
+// RemoveNote removes the note of the same container and interface; it is no error if there is none.
+func RemoveNote(dir string, note Note) error {
+	err := os.Remove(filepath.Join(dir, note.file()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// file derives the file's name from the identity of the attachment, whatever characters and length that has.
+func (n Note) file() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(n.ContainerID), n.ContainerID, n.Interface))
+	return hex.EncodeToString(sum[:]) + ".json"
+}
