@@ -25,6 +25,8 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="OWNER-KIND",type=string,JSONPath=`.spec.owner.kind`,description="kind of what a fixed address belongs to",priority=1
 // +kubebuilder:printcolumn:name="OWNER",type=string,JSONPath=`.spec.owner.name`,description="name of what a fixed address belongs to",priority=1
 // +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.spec.reason`,description="why the use is what it is",priority=1
+//
+// +kubebuilder:validation:XValidation:rule=`!isIP(self.spec.address) || (self.spec.address.contains(':') ? self.metadata.name.matches('^[0-9a-f]{4}(-[0-9a-f]{4}){7}$') && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.address) : self.metadata.name == self.spec.address)`,fieldPath=".spec.address",messageExpression=`'the object is named ' + self.metadata.name + ' and holds ' + self.spec.address + ': the name must be the address, IPv6 in full with dashes'`,message="the name must be the address, IPv6 in full with dashes"
 type SpiderIP struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -51,30 +53,43 @@ const (
 type IPSpec struct {
 	// Address is the IP address in its canonical text, "10.6.0.10" or "fd00:10::a", without prefix length.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MaxLength=39
+	// +kubebuilder:validation:XValidation:rule=`isIP(self) && ip.isCanonical(self)`,messageExpression=`isIP(self) ? 'must be in canonical form: write %s'.format([string(ip(self))]) : 'must be an IP address'`,message="must be an IP address in canonical form"
 	Address string `json:"address"`
 
 	// Pool is the SpiderIPPool that gave the address.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule=`self == oldSelf`,messageExpression=`'is immutable and was ' + oldSelf + ': release the address and claim it from the other pool'`,message="is immutable: release the address and claim it from the other pool"
 	Pool string `json:"pool"`
 
 	// Node is the node of the pod.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node"`
 
 	// Network is the name of the CNI network configuration by which the interface was made.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network"`
 
 	// Interface is the name of the interface in the pod (CNI_IFNAME), "eth0".
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Interface string `json:"interface"`
 
 	// Netns is the path of the pod's network namespace on the node (CNI_NETNS), "/run/netns/cni-…".
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MaxLength=4096
 	Netns string `json:"netns"`
 
 	// ContainerID is the sandbox for which the runtime asked last (CNI_CONTAINERID). Only its end frees the address.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	ContainerID string `json:"containerID"`
 
 	// Pod is the pod that holds the address, or held it last.
@@ -93,6 +108,7 @@ type IPSpec struct {
 
 	// Reason says in words why the address is in quarantine.
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -100,14 +116,20 @@ type IPSpec struct {
 type IPPod struct {
 	// Namespace is the pod's.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
 
 	// Name is the pod's.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 
 	// UID is the pod's as the runtime gave it; for a static pod the hash of its configuration.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
 	UID string `json:"uid"`
 }
 
@@ -115,18 +137,26 @@ type IPPod struct {
 type IPOwner struct {
 	// APIVersion is the group and version of the object, "apps/v1".
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
 	APIVersion string `json:"apiVersion"`
 
 	// Kind is the object's, "StatefulSet".
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Kind string `json:"kind"`
 
 	// Name is the object's.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 
 	// UID is the object's.
 	// +kubebuilder:validation:Required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
 	UID string `json:"uid"`
 }
 
