@@ -1,0 +1,222 @@
+// Package pool says what a SpiderIPPool means: its addresses as a set, which
+// pods it serves and why not, and which pools an ADD may take from. It is pure:
+// the agent, admission and the command line share its one parser and its one
+// set of rules.
+package pool
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+)
+
+// Family is an IP version, 4 or 6, as spec.ipVersion spells it.
+type Family int
+
+// The two families, in the order in which an ADD serves them.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// Families lists both in serving order.
+var Families = [...]Family{IPv4, IPv6}
+
+// String is "IPv4" or "IPv6".
+func (f Family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
+
+// FamilyOf returns the family of a.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Route is a route that pods of a pool get: Dst through GW.
+type Route struct {
+	Dst netip.Prefix
+	GW  netip.Addr
+}
+
+// Pool is one SpiderIPPool, parsed. It is immutable.
+type Pool struct {
+	Name   string
+	UID    types.UID
+	Family Family
+	Subnet netip.Prefix
+	// Addresses are all that the pool may give: ips without excludeIPs, the
+	// gateway, what no host of the subnet may bear (see addr.Assignable) and
+	// what the controller recorded as reserved.
+	Addresses addr.Set
+	// Gateway is the zero Addr when the pool has none.
+	Gateway netip.Addr
+	Routes  []Route
+	Default bool
+
+	disabled    bool
+	terminating bool
+	foreign     bool
+	nodeName    []string
+	namespace   []string
+	multusName  []string
+	node        labels.Selector
+	ns          labels.Selector
+	pod         labels.Selector
+}
+
+// Parse reads p. A pool with any error serves nobody; the errors name the
+// field and what is wrong with it. It catches also what the CRD cannot say:
+// the order of IPv6 bounds and overlaps within a list.
+func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
+	spec := field.NewPath("spec")
+	out := &Pool{
+		Name:        p.Name,
+		UID:         p.UID,
+		Default:     deref(p.Spec.Default),
+		disabled:    deref(p.Spec.Disable),
+		terminating: p.DeletionTimestamp != nil,
+		foreign:     p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0,
+		nodeName:    p.Spec.NodeName,
+		namespace:   p.Spec.NamespaceName,
+		multusName:  p.Spec.MultusName,
+	}
+	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
+	if err != nil {
+		return nil, field.ErrorList{field.Invalid(spec.Child("subnet"), p.Spec.Subnet, err.Error())}
+	}
+	out.Subnet, out.Family = subnet, FamilyOf(subnet.Addr())
+	var errs field.ErrorList
+	if v := p.Spec.IPVersion; v != nil && Family(*v) != out.Family {
+		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *v, fmt.Sprintf("subnet %s is %s", subnet, out.Family)))
+	}
+	errs = append(errs, out.parseAddresses(spec, p)...)
+	errs = append(errs, out.parseReserved(p.Annotations)...)
+	errs = append(errs, out.parseRoutes(spec, p.Spec.Routes)...)
+	errs = append(errs, out.parseSelectors(spec, p)...)
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	return out, nil
+}
+
+func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
+	whole := addr.MakeSet(addr.PrefixRange(p.Subnet))
+	list := func(name string, texts []string, parse func([]string) (addr.Set, error)) addr.Set {
+		set, err := parse(texts)
+		if err != nil {
+			errs = append(errs, field.Invalid(spec.Child(name), texts, err.Error()))
+		} else if outside := set.Minus(whole); !outside.IsEmpty() {
+			errs = append(errs, field.Invalid(spec.Child(name), outside.String(), fmt.Sprintf("outside the subnet %s", p.Subnet)))
+		}
+		return set
+	}
+	ips := list("ips", o.Spec.IPs, addr.ParseDisjoint)
+	excluded := list("excludeIPs", o.Spec.ExcludeIPs, addr.ParseDisjoint)
+	p.Addresses = ips.Minus(excluded).Intersect(addr.MakeSet(addr.Assignable(p.Subnet)))
+
+	if text := deref(o.Spec.Gateway); text != "" {
+		gateway, err := addr.ParseAddr(text)
+		switch {
+		case err != nil:
+			errs = append(errs, field.Invalid(spec.Child("gateway"), text, err.Error()))
+		case !p.Subnet.Contains(gateway):
+			errs = append(errs, field.Invalid(spec.Child("gateway"), text, fmt.Sprintf("outside the subnet %s", p.Subnet)))
+		default:
+			p.Gateway = gateway
+			p.Addresses = p.Addresses.Without(gateway)
+		}
+	}
+	return errs
+}
+
+// parseReserved takes out what the controller recorded as reserved in this
+// pool: ranges with commas between them.
+func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
+	text := annotations[v2beta1.AnnotationReserved]
+	if text == "" {
+		return nil
+	}
+	reserved, err := addr.ParseSet(strings.Split(text, ","))
+	if err != nil {
+		path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationReserved)
+		return field.ErrorList{field.Invalid(path, text, err.Error())}
+	}
+	p.Addresses = p.Addresses.Minus(reserved)
+	return nil
+}
+
+func (p *Pool) parseRoutes(spec *field.Path, routes []v2beta1.Route) (errs field.ErrorList) {
+	for i, r := range routes {
+		path := spec.Child("routes").Index(i)
+		route, err := ParseRoute(r.Dst, r.Gw)
+		switch {
+		case err != nil:
+			errs = append(errs, field.Invalid(path, r.Dst+" via "+r.Gw, err.Error()))
+		case FamilyOf(route.GW) != p.Family:
+			errs = append(errs, field.Invalid(path.Child("gw"), r.Gw, fmt.Sprintf("the pool is %s", p.Family)))
+		case !p.Subnet.Contains(route.GW):
+			errs = append(errs, field.Invalid(path.Child("gw"), r.Gw, fmt.Sprintf("outside the subnet %s", p.Subnet)))
+		default:
+			p.Routes = append(p.Routes, route)
+		}
+	}
+	return errs
+}
+
+// ParseRoute reads one route; destination and gateway must be of one family.
+func ParseRoute(dst, gw string) (Route, error) {
+	prefix, err := addr.ParsePrefix(dst)
+	if err != nil {
+		return Route{}, err
+	}
+	gateway, err := addr.ParseAddr(gw)
+	if err != nil {
+		return Route{}, err
+	}
+	if FamilyOf(prefix.Addr()) != FamilyOf(gateway) {
+		return Route{}, fmt.Errorf("destination %s and gateway %s are of different families", dst, gw)
+	}
+	return Route{Dst: prefix, GW: gateway}, nil
+}
+
+func (p *Pool) parseSelectors(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
+	for _, s := range []struct {
+		name string
+		from *metav1.LabelSelector
+		to   *labels.Selector
+	}{
+		{"nodeAffinity", o.Spec.NodeAffinity, &p.node},
+		{"namespaceAffinity", o.Spec.NamespaceAffinity, &p.ns},
+		{"podAffinity", o.Spec.PodAffinity, &p.pod},
+	} {
+		if s.from == nil {
+			continue
+		}
+		selector, err := metav1.LabelSelectorAsSelector(s.from)
+		if err != nil {
+			errs = append(errs, field.Invalid(spec.Child(s.name), s.from, err.Error()))
+			continue
+		}
+		*s.to = selector
+	}
+	return errs
+}
+
+// Prefix is a with the length of the pool's subnet, as a pod's interface bears it.
+func (p *Pool) Prefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, p.Subnet.Bits()) }
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

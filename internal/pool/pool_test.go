@@ -1,0 +1,222 @@
+package pool
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+)
+
+func spec(subnet string, ips []string, edit ...func(*v2beta1.SpiderIPPool)) *v2beta1.SpiderIPPool {
+	o := &v2beta1.SpiderIPPool{}
+	o.Name = "web"
+	o.Spec.Subnet, o.Spec.IPs = subnet, ips
+	for _, e := range edit {
+		e(o)
+	}
+	return o
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestParseAddresses(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		pool *v2beta1.SpiderIPPool
+		want string
+	}{
+		{"ranges", spec("10.1.0.0/16", []string{"10.1.2.3", "10.1.0.10-10.1.0.20"}), "10.1.0.10-10.1.0.20, 10.1.2.3"},
+		{"adjacent ranges are one", spec("10.1.0.0/16", []string{"10.1.0.10-10.1.0.20", "10.1.0.21"}), "10.1.0.10-10.1.0.21"},
+		{"no ips", spec("10.1.0.0/16", nil), ""},
+		{"excluded", spec("10.1.0.0/16", []string{"10.1.0.10-10.1.0.20"}, func(o *v2beta1.SpiderIPPool) {
+			o.Spec.ExcludeIPs = []string{"10.1.0.12-10.1.0.13", "10.1.0.20"}
+		}), "10.1.0.10-10.1.0.11, 10.1.0.14-10.1.0.19"},
+		{"the gateway is never given", spec("10.1.0.0/16", []string{"10.1.0.1-10.1.0.3"}, func(o *v2beta1.SpiderIPPool) {
+			o.Spec.Gateway = ptr("10.1.0.2")
+		}), "10.1.0.1, 10.1.0.3"},
+		{"an empty gateway is none", spec("10.1.0.0/16", []string{"10.1.0.1"}, func(o *v2beta1.SpiderIPPool) {
+			o.Spec.Gateway = ptr("")
+		}), "10.1.0.1"},
+		{"network and broadcast are never given", spec("10.1.0.0/30", []string{"10.1.0.0-10.1.0.3"}), "10.1.0.1-10.1.0.2"},
+		{"/31 has neither", spec("10.1.0.0/31", []string{"10.1.0.0-10.1.0.1"}), "10.1.0.0-10.1.0.1"},
+		{"/32", spec("10.1.0.7/32", []string{"10.1.0.7"}), "10.1.0.7"},
+		{"/127", spec("fd00::/127", []string{"fd00::-fd00::1"}), "fd00::-fd00::1"},
+		{"/128", spec("fd00::7/128", []string{"fd00::7"}), "fd00::7"},
+		{"the routers' anycast address is never given", spec("fd00::/126", []string{"fd00::-fd00::3"}), "fd00::1-fd00::3"},
+		{"other spellings", spec("FD00:0:0::/112", []string{"FD00::0010-fd00:0::12"}), "fd00::10-fd00::12"},
+		{"recorded reservations", spec("10.1.0.0/16", []string{"10.1.0.10-10.1.0.20"}, func(o *v2beta1.SpiderIPPool) {
+			o.Annotations = map[string]string{v2beta1.AnnotationReserved: "10.1.0.11-10.1.0.20"}
+		}), "10.1.0.10"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, errs := Parse(tc.pool)
+			if len(errs) > 0 {
+				t.Fatal(errs.ToAggregate())
+			}
+			if got := p.Addresses.String(); got != tc.want {
+				t.Errorf("addresses %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	route := func(dst, gw string) func(*v2beta1.SpiderIPPool) {
+		return func(o *v2beta1.SpiderIPPool) { o.Spec.Routes = []v2beta1.Route{{Dst: dst, Gw: gw}} }
+	}
+	for _, tc := range []struct {
+		name string
+		pool *v2beta1.SpiderIPPool
+		want []string // each a part of the error
+	}{
+		{"no subnet", spec("", nil), []string{"spec.subnet"}},
+		{"host bits", spec("10.1.2.3/16", nil), []string{"spec.subnet", "10.1.0.0/16"}},
+		{"version", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.IPVersion = ptr[int64](6) }), []string{"spec.ipVersion", "IPv4"}},
+		{"family of ips", spec("10.1.0.0/16", []string{"fd00::1"}), []string{"spec.ips", "fd00::1", "10.1.0.0/16"}},
+		{"outside", spec("10.1.0.0/16", []string{"10.1.255.255-10.2.0.3"}), []string{"spec.ips", "10.2.0.0-10.2.0.3"}},
+		{"order", spec("fd00::/64", []string{"fd00::20-fd00::10"}), []string{"spec.ips", "fd00::20-fd00::10"}},
+		{"overlap within the list", spec("fd00::/64", []string{"fd00::10-fd00::20", "fd00::1f-fd00::30"}), []string{"spec.ips", "fd00::10-fd00::20", "fd00::1f-fd00::30"}},
+		{"mapped", spec("10.1.0.0/16", []string{"::ffff:10.1.0.9"}), []string{"spec.ips", "::ffff:10.1.0.9"}},
+		{"excluded elsewhere", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.ExcludeIPs = []string{"10.2.0.1"} }), []string{"spec.excludeIPs"}},
+		{"gateway elsewhere", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("10.2.0.1") }), []string{"spec.gateway"}},
+		{"route via elsewhere", spec("10.1.0.0/16", nil, route("10.9.0.0/16", "10.2.0.1")), []string{"spec.routes[0].gw"}},
+		{"route of two families", spec("10.1.0.0/16", nil, route("fd00::/64", "10.1.0.1")), []string{"spec.routes[0]", "famil"}},
+		{"selector", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) {
+			o.Spec.PodAffinity = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Is"}}}
+		}), []string{"spec.podAffinity"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, errs := Parse(tc.pool)
+			if len(errs) == 0 || p != nil {
+				t.Fatalf("accepted as %+v", p)
+			}
+			for _, part := range tc.want {
+				if !strings.Contains(errs.ToAggregate().Error(), part) {
+					t.Errorf("%q does not say %q", errs.ToAggregate(), part)
+				}
+			}
+		})
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	subject := &Subject{
+		Node: "n1", NodeLabels: map[string]string{"zone": "a"},
+		Namespace: "shop", NamespaceLabels: map[string]string{"team": "blue"},
+		PodLabels: map[string]string{"app": "web"},
+	}
+	selector := func(k, v string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchLabels: map[string]string{k: v}}
+	}
+	for _, tc := range []struct {
+		name string
+		edit func(*v2beta1.SpiderIPPool)
+		f    Family
+		want string // part of the reason; "" if it serves
+	}{
+		{"plain", func(*v2beta1.SpiderIPPool) {}, IPv4, ""},
+		{"other family", func(*v2beta1.SpiderIPPool) {}, IPv6, "IPv4 pool"},
+		{"disabled", func(o *v2beta1.SpiderIPPool) { o.Spec.Disable = ptr(true) }, IPv4, "spec.disable"},
+		{"terminating", func(o *v2beta1.SpiderIPPool) { o.DeletionTimestamp = ptr(metav1.Now()) }, IPv4, "being deleted"},
+		{"terminating before disabled", func(o *v2beta1.SpiderIPPool) {
+			o.DeletionTimestamp, o.Spec.Disable = ptr(metav1.Now()), ptr(true)
+		}, IPv4, "being deleted"},
+		{"not moved in", func(o *v2beta1.SpiderIPPool) { o.Status.AllocatedIPs = ptr("{}") }, IPv4, "migrate"},
+		{"moved in", func(o *v2beta1.SpiderIPPool) {
+			o.Status.AllocatedIPs, o.Status.ObservedGeneration = ptr("{}"), 1
+		}, IPv4, ""},
+		{"this node", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeName = []string{"n0", "n1"} }, IPv4, ""},
+		{"another node", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeName = []string{"n0"} }, IPv4, "unmatched Node name of IPPool"},
+		{"node labels", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeAffinity = selector("zone", "a") }, IPv4, ""},
+		{"other node labels", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeAffinity = selector("zone", "b") }, IPv4, "zone=b"},
+		{"nodeName stands before nodeAffinity", func(o *v2beta1.SpiderIPPool) {
+			o.Spec.NodeName, o.Spec.NodeAffinity = []string{"n1"}, selector("zone", "b")
+		}, IPv4, ""},
+		{"this namespace", func(o *v2beta1.SpiderIPPool) { o.Spec.NamespaceName = []string{"shop"} }, IPv4, ""},
+		{"another namespace", func(o *v2beta1.SpiderIPPool) { o.Spec.NamespaceName = []string{"bank"} }, IPv4, "spec.namespaceName"},
+		{"namespace labels", func(o *v2beta1.SpiderIPPool) { o.Spec.NamespaceAffinity = selector("team", "red") }, IPv4, "team=red"},
+		{"namespaceName stands before namespaceAffinity", func(o *v2beta1.SpiderIPPool) {
+			o.Spec.NamespaceName, o.Spec.NamespaceAffinity = []string{"bank"}, selector("team", "blue")
+		}, IPv4, "spec.namespaceName"},
+		{"pod labels", func(o *v2beta1.SpiderIPPool) { o.Spec.PodAffinity = selector("app", "web") }, IPv4, ""},
+		{"other pod labels", func(o *v2beta1.SpiderIPPool) { o.Spec.PodAffinity = selector("app", "db") }, IPv4, "app=db"},
+		{"an empty selector matches all", func(o *v2beta1.SpiderIPPool) { o.Spec.PodAffinity = &metav1.LabelSelector{} }, IPv4, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, errs := Parse(spec("10.1.0.0/16", []string{"10.1.0.9"}, tc.edit))
+			if len(errs) > 0 {
+				t.Fatal(errs.ToAggregate())
+			}
+			got := p.Refuses(subject, tc.f)
+			if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+				t.Errorf("reason %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestWishOf(t *testing.T) {
+	annotation := func(text string) map[string]string { return map[string]string{v2beta1.AnnotationIPPool: text} }
+	defaults := []*Pool{
+		{Name: "z4", Family: IPv4, Default: true}, {Name: "a4", Family: IPv4, Default: true},
+		{Name: "d6", Family: IPv6, Default: true}, {Name: "other", Family: IPv4},
+	}
+	conf := map[Family][]string{IPv4: {"c4"}, IPv6: {"c6"}}
+	both := []Family{IPv4, IPv6}
+	for _, tc := range []struct {
+		name        string
+		annotations map[string]string
+		conf        map[Family][]string
+		pools       []*Pool
+		enabled     []Family
+		want        map[Family][]string
+		err         string
+	}{
+		{"annotation decides alone", annotation(`{"ipv4":["b","a"]}`), conf, defaults, both, map[Family][]string{IPv4: {"b", "a"}}, ""},
+		{"both families", annotation(`{"ipv4":["a"],"ipv6":["b"],"other":1}`), nil, nil, both, map[Family][]string{IPv4: {"a"}, IPv6: {"b"}}, ""},
+		{"configuration before defaults", nil, conf, defaults, both, conf, ""},
+		{"configuration of one family", nil, map[Family][]string{IPv6: {"c6"}}, defaults, both, map[Family][]string{IPv6: {"c6"}}, ""},
+		{"defaults by name", nil, nil, defaults, both, map[Family][]string{IPv4: {"a4", "z4"}, IPv6: {"d6"}}, ""},
+		{"a family that is not enabled", nil, conf, nil, []Family{IPv6}, map[Family][]string{IPv6: {"c6"}}, ""},
+		{"only of a family that is not enabled", annotation(`{"ipv4":["a"]}`), conf, defaults, []Family{IPv6}, nil, "none of an enabled family"},
+		{"nothing", nil, nil, nil, both, nil, "no IPPool available"},
+		{"no JSON", annotation(`pool-a`), conf, nil, both, nil, "wrong input, invalid format of Pod annotation 'ipam.spidernet.io/ippool'"},
+		{"wrong type", annotation(`{"ipv4":"a"}`), conf, nil, both, nil, "wrong input"},
+		{"empty", annotation(`{}`), conf, defaults, both, nil, "names no pool"},
+		{"twice", annotation(`{"ipv4":["a","b","a"]}`), nil, nil, both, nil, "duplicate IPPool a"},
+		{"empty name", annotation(`{"ipv4":[""]}`), nil, nil, both, nil, "empty"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w, err := WishOf(tc.annotations, tc.conf, tc.pools, tc.enabled)
+			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Fatalf("error %v, want %q", err, tc.err)
+			}
+			if diff := cmp.Diff(tc.want, w.Names); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func FuzzWishOf(f *testing.F) {
+	for _, text := range []string{`{"ipv4":["a"]}`, `{}`, ``, `[`, `{"ipv4":[null]}`, `{"ipv4":["a","a"]}`} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		w, err := WishOf(map[string]string{v2beta1.AnnotationIPPool: text}, nil, nil, Families[:])
+		if err == nil && len(w.Names[IPv4])+len(w.Names[IPv6]) == 0 {
+			t.Errorf("%q is accepted and names no pool", text)
+		}
+	})
+}
+
+func TestPrefix(t *testing.T) {
+	p, _ := Parse(spec("10.1.0.0/20", nil))
+	if got := p.Prefix(netip.MustParseAddr("10.1.0.9")).String(); got != "10.1.0.9/20" {
+		t.Error(got)
+	}
+}
