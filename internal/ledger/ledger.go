@@ -1,0 +1,143 @@
+// Package ledger keeps the record of who holds which address: one SpiderIP
+// object per address in use, whose name is the address. The API server admits
+// one creator of a name, so an address has at most one holder, whatever else
+// happens. Only this package writes SpiderIPs.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+)
+
+var (
+	// ErrTaken means that somebody holds the address.
+	ErrTaken = errors.New("the address is taken")
+	// ErrLost means that the entry was changed or deleted since it was read.
+	ErrLost = errors.New("the entry changed since it was read")
+	// ErrUnknown means that a write was sent and no answer came: it may have
+	// happened, or may still.
+	ErrUnknown = errors.New("the outcome is unknown")
+)
+
+// Ledger reads and writes entries. Its client must read live (uncached) and
+// carry a server-side timeout (rest.Config.Timeout), after which a write that
+// was not answered cannot happen any more.
+type Ledger struct{ client client.Client }
+
+// New returns a ledger on c.
+func New(c client.Client) *Ledger { return &Ledger{c} }
+
+// Claim creates ip, which is named after its address by Claim, and fills in
+// what the API server adds. Errors: ErrTaken, ErrUnknown, or a refusal after
+// which nothing was written.
+func (l *Ledger) Claim(ctx context.Context, ip *v2beta1.SpiderIP) error {
+	a, err := addr.ParseAddr(ip.Spec.Address)
+	if err != nil {
+		return err
+	}
+	ip.Name = addr.Name(a)
+	err = l.client.Create(ctx, ip)
+	if apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrTaken)
+	}
+	return outcome("claim", ip, err)
+}
+
+// Update writes ip, if it is still what was read. Errors: ErrLost, ErrUnknown,
+// or a refusal after which nothing was written.
+func (l *Ledger) Update(ctx context.Context, ip *v2beta1.SpiderIP) error {
+	err := l.client.Update(ctx, ip)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrLost)
+	}
+	return outcome("update", ip, err)
+}
+
+// Release deletes ip if it is still what was read; an entry that is gone is no
+// error. Errors: ErrLost (it is now something else: leave it), ErrUnknown, or
+// a refusal after which nothing was deleted.
+func (l *Ledger) Release(ctx context.Context, ip *v2beta1.SpiderIP) error {
+	err := l.client.Delete(ctx, ip, client.Preconditions{UID: &ip.UID, ResourceVersion: &ip.ResourceVersion})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err):
+		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrLost)
+	}
+	return outcome("release", ip, err)
+}
+
+// Get reads the entry of an address; nil if nobody holds it.
+func (l *Ledger) Get(ctx context.Context, name string) (*v2beta1.SpiderIP, error) {
+	ip := &v2beta1.SpiderIP{}
+	err := l.client.Get(ctx, client.ObjectKey{Name: name}, ip)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ip, nil
+}
+
+// OfNode lists the entries of a node, as of a moment after the call.
+func (l *Ledger) OfNode(ctx context.Context, node string) ([]v2beta1.SpiderIP, error) {
+	var list v2beta1.SpiderIPList
+	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.node": node}); err != nil {
+		return nil, fmt.Errorf("list the SpiderIPs of node %s: %w", node, err)
+	}
+	return list.Items, nil
+}
+
+// OfPool returns the addresses held in the name of a pool, as of a moment
+// after the call.
+func (l *Ledger) OfPool(ctx context.Context, pool string) (addr.Set, error) {
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPList"))
+	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.pool": pool}); err != nil {
+		return addr.Set{}, fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
+	}
+	ranges := make([]addr.Range, 0, len(list.Items))
+	for i := range list.Items {
+		a, err := addr.ParseName(list.Items[i].Name)
+		if err != nil {
+			return addr.Set{}, fmt.Errorf("SpiderIP %q: %w", list.Items[i].Name, err)
+		}
+		r, _ := addr.MakeRange(a, a)
+		ranges = append(ranges, r)
+	}
+	return addr.MakeSet(ranges...), nil
+}
+
+// outcome sorts the error of a write: what the API server refused did not
+// happen, nor what never reached it; all else is unknown.
+func outcome(verb string, ip *v2beta1.SpiderIP, err error) error {
+	if err == nil {
+		return nil
+	}
+	var status apierrors.APIStatus
+	var op *net.OpError
+	switch {
+	case errors.As(err, &status) && refusal(status.Status()):
+	case errors.As(err, &op) && op.Op == "dial":
+	default:
+		return fmt.Errorf("%s %s: %w: %w", verb, ip.Spec.Address, ErrUnknown, err)
+	}
+	return fmt.Errorf("%s %s: %w", verb, ip.Spec.Address, err)
+}
+
+// refusal reports whether s says for certain that a write did not happen. The
+// reasons left out are given also when a write that was under way ran out of
+// time or lost its store.
+func refusal(s metav1.Status) bool {
+	return s.Code >= 400 && s.Code < 500 && s.Reason != metav1.StatusReasonTimeout
+}
