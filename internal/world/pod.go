@@ -1,0 +1,146 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/google/uuid"
+)
+
+var (
+	// ErrNoPod means that the API server knows no such pod.
+	ErrNoPod = errors.New("no such pod")
+	// ErrOtherPod means that the pod of that name has another UID.
+	ErrOtherPod = errors.New("the pod of that name is another one")
+	// ErrNoMirror means that the mirror of a static pod is not there yet.
+	ErrNoMirror = errors.New("the mirror of the static pod is not there yet")
+)
+
+// podWait is how long a pod that the watch has not brought yet is waited for
+// before it is read live: scheduling and its watch event race with the kubelet.
+const podWait = 200 * time.Millisecond
+
+// trimPod keeps of a pod what is looked at; a node's pods are all of the
+// agent's memory that grows.
+func trimPod(o any) (any, error) {
+	p, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	return &corev1.Pod{
+		TypeMeta: p.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Name: p.Name, Namespace: p.Namespace, UID: p.UID, ResourceVersion: p.ResourceVersion,
+			Labels: p.Labels, Annotations: p.Annotations, OwnerReferences: p.OwnerReferences,
+			DeletionTimestamp: p.DeletionTimestamp, DeletionGracePeriodSeconds: p.DeletionGracePeriodSeconds,
+		},
+		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName},
+		Status: corev1.PodStatus{Phase: p.Status.Phase, Reason: p.Status.Reason},
+	}, nil
+}
+
+func (w *World) podArrived(p *corev1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := client.ObjectKeyFromObject(p)
+	if arrived, ok := w.awaited[key]; ok {
+		delete(w.awaited, key)
+		close(arrived)
+	}
+}
+
+// Pod returns the pod that CNI speaks of. A pod in the cache counts only if its
+// UID is the one given; otherwise, and always for an empty UID, the API server
+// is asked, and only its word is "no such pod" or "another one".
+//
+// For a static pod CNI gives the hash of its configuration; the pod object, its
+// mirror, bears that hash in an annotation. Errors: ErrNoPod, ErrOtherPod,
+// ErrNoMirror, or the API server's.
+func (w *World) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
+	key := client.ObjectKey{Namespace: namespace, Name: name}
+	if uid != "" {
+		if p := w.awaitPod(ctx, key, uid); p != nil {
+			return p, nil
+		}
+	}
+	p := &corev1.Pod{}
+	err := w.live.Get(ctx, key, p)
+	static := uid != "" && uuid.Validate(uid) != nil
+	switch {
+	case apierrors.IsNotFound(err) && static:
+		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("pod %s: %w", key, ErrNoPod)
+	case err != nil:
+		return nil, fmt.Errorf("read pod %s: %w", key, err)
+	case uid == "" || is(p, uid):
+		return p, nil
+	case static:
+		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
+	}
+	return nil, fmt.Errorf("pod %s has UID %s, the container runtime gave %s: %w", key, p.UID, uid, ErrOtherPod)
+}
+
+// CachedPod returns the pod of that name and UID if the watch has brought it.
+func (w *World) CachedPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
+	p := &corev1.Pod{}
+	if err := w.cache.Get(ctx, key, p); err != nil || !is(p, uid) {
+		return nil
+	}
+	return p
+}
+
+func (w *World) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
+	late := time.NewTimer(podWait)
+	defer late.Stop()
+	for {
+		arrived := w.arrival(key)
+		if p := w.CachedPod(ctx, key, uid); p != nil {
+			return p
+		}
+		select {
+		case <-arrived:
+		case <-late.C:
+			w.forgetArrival(key, arrived)
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// arrival is closed at the next event of the pod.
+func (w *World) arrival(key client.ObjectKey) <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, ok := w.awaited[key]
+	if !ok {
+		c = make(chan struct{})
+		w.awaited[key] = c
+	}
+	return c
+}
+
+// forgetArrival drops what nobody may ever close: a pod that never comes.
+// Another ADD that waits on it reads live at the end of its own wait.
+func (w *World) forgetArrival(key client.ObjectKey, arrived <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.awaited[key] == arrived {
+		delete(w.awaited, key)
+	}
+}
+
+func is(p *corev1.Pod, uid string) bool {
+	return string(p.UID) == uid || p.Annotations[corev1.MirrorPodAnnotationKey] == uid
+}
+
+// Gone reports whether an error of Pod says that the pod is there no more.
+func Gone(err error) bool { return errors.Is(err, ErrNoPod) || errors.Is(err, ErrOtherPod) }

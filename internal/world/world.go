@@ -1,0 +1,236 @@
+// Package world holds the facts that decide about a pod's addresses — the pod,
+// its namespace and node, the pools and reservations — as values. The agent
+// fills it from watches of what concerns its node; what a watch has not
+// brought yet is read live.
+package world
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// World is the facts about the pods of one node.
+type World struct {
+	node   string
+	cache  cache.Cache
+	live   client.Reader
+	owners *lru.Cache
+
+	mu       sync.Mutex
+	awaited  map[client.ObjectKey]chan struct{}
+	pools    map[string]parsed
+	reserved map[string]addr.Set
+	allTaken addr.Set // the union of reserved
+}
+
+// parsed is a pool, or why its object serves nobody.
+type parsed struct {
+	pool *pool.Pool
+	err  error
+}
+
+// Scheme knows the Kubernetes core types and Spiderpool's own.
+func Scheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v2beta1.AddToScheme, metav1.AddMetaToScheme} {
+		if err := add(s); err != nil {
+			panic(err) // two types of one name: a mistake in this program
+		}
+	}
+	return s
+}
+
+// Meta is an empty metadata object of a kind: reading one transfers and keeps
+// nothing but metadata.
+func meta(gvk schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(gvk)
+	return m
+}
+
+var (
+	nodeKind      = corev1.SchemeGroupVersion.WithKind("Node")
+	namespaceKind = corev1.SchemeGroupVersion.WithKind("Namespace")
+)
+
+// New prepares the world of a node. cfg is for watches and must have no
+// timeout; live reads around the caches.
+func New(cfg *rest.Config, live client.Reader, node string) (*World, error) {
+	c, err := cache.New(cfg, cache.Options{
+		Scheme:           Scheme(),
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Pod{}:  {Field: fields.OneTermEqualSelector("spec.nodeName", node), Transform: trimPod},
+			meta(nodeKind): {Field: fields.OneTermEqualSelector("metadata.name", node)},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prepare the watches: %w", err)
+	}
+	return &World{
+		node: node, cache: c, live: live, owners: lru.New(4096),
+		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]addr.Set{},
+	}, nil
+}
+
+// Run watches until ctx ends. Synced tells when the first lists have come.
+func (w *World) Run(ctx context.Context) error {
+	for _, watch := range []struct {
+		object  client.Object
+		handler toolscache.ResourceEventHandler
+	}{
+		{&corev1.Pod{}, on(w.podArrived, func(*corev1.Pod) {})},
+		{&v2beta1.SpiderIPPool{}, on(w.setPool, w.dropPool)},
+		{&v2beta1.SpiderReservedIP{}, on(w.setReserved, w.dropReserved)},
+		{meta(nodeKind), nil},
+		{meta(namespaceKind), nil},
+	} {
+		informer, err := w.cache.GetInformer(ctx, watch.object, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", watch.object, err)
+		}
+		if watch.handler == nil {
+			continue
+		}
+		if _, err := informer.AddEventHandler(watch.handler); err != nil {
+			return fmt.Errorf("watch %T: %w", watch.object, err)
+		}
+	}
+	return w.cache.Start(ctx)
+}
+
+// Synced waits until all watches have brought their first list, or ctx ends.
+func (w *World) Synced(ctx context.Context) bool { return w.cache.WaitForCacheSync(ctx) }
+
+// on makes an event handler of two functions on one type.
+func on[T any](set, drop func(T)) toolscache.ResourceEventHandler {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { set(o.(T)) },
+		UpdateFunc: func(_, o any) { set(o.(T)) },
+		DeleteFunc: func(o any) {
+			if last, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
+				o = last.Obj
+			}
+			drop(o.(T))
+		},
+	}
+}
+
+func (w *World) setPool(o *v2beta1.SpiderIPPool) {
+	p, errs := pool.Parse(o)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pools[o.Name] = parsed{p, errs.ToAggregate()}
+}
+
+func (w *World) dropPool(o *v2beta1.SpiderIPPool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pools, o.Name)
+}
+
+// Pool returns a pool by name, or why it serves nobody.
+func (w *World) Pool(name string) (*pool.Pool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, ok := w.pools[name]
+	if !ok {
+		return nil, fmt.Errorf("no such IPPool")
+	}
+	return p.pool, p.err
+}
+
+// Pools returns all well-formed pools, by name.
+func (w *World) Pools() []*pool.Pool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []*pool.Pool
+	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
+		if p := w.pools[name].pool; p != nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+func (w *World) setReserved(o *v2beta1.SpiderReservedIP) {
+	// Each range counts on its own: one that is malformed must not set the others free.
+	var set addr.Set
+	for _, text := range o.Spec.IPs {
+		if r, err := addr.ParseRange(text); err == nil {
+			set = set.Union(addr.MakeSet(r))
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reserved[o.Name] = set
+	w.sumReserved()
+}
+
+func (w *World) dropReserved(o *v2beta1.SpiderReservedIP) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.reserved, o.Name)
+	w.sumReserved()
+}
+
+func (w *World) sumReserved() {
+	w.allTaken = addr.Set{}
+	for _, set := range w.reserved {
+		w.allTaken = w.allTaken.Union(set)
+	}
+}
+
+// Reserved is what the reservations keep from everybody.
+func (w *World) Reserved() addr.Set {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.allTaken
+}
+
+// Subject is what the rules of a pool look at, for p.
+func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, error) {
+	node, err := w.metadata(ctx, nodeKind, w.node)
+	if err != nil {
+		return nil, err
+	}
+	namespace, err := w.metadata(ctx, namespaceKind, p.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	return &pool.Subject{
+		Node: w.node, NodeLabels: node.Labels,
+		Namespace: p.Namespace, NamespaceLabels: namespace.Labels,
+		PodLabels: p.Labels,
+	}, nil
+}
+
+func (w *World) metadata(ctx context.Context, kind schema.GroupVersionKind, name string) (*metav1.PartialObjectMetadata, error) {
+	m := meta(kind)
+	if err := w.cache.Get(ctx, client.ObjectKey{Name: name}, m); err == nil {
+		return m, nil
+	}
+	if err := w.live.Get(ctx, client.ObjectKey{Name: name}, m); err != nil {
+		return nil, fmt.Errorf("read %s %s: %w", strings.ToLower(kind.Kind), name, err)
+	}
+	return m, nil
+}
