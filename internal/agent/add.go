@@ -1,0 +1,264 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// asker is who an ADD serves and for what: fixed once the pod is known.
+type asker struct {
+	req     *wire.Request
+	uid     string // of the attachment, as CNI gave it
+	pod     *corev1.Pod
+	subject *pool.Subject
+	wish    pool.Wish
+}
+
+// add serves ADD: an exact repeat from memory; otherwise what the attachment
+// holds is kept, missing families are claimed, and if one fails, what this call
+// claimed is released before the error returns.
+func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
+	if !a.Ready() {
+		return nil, errStarting
+	}
+	c := container{req.ContainerID, req.Interface}
+	ctx, leave, err := a.table.enter(ctx, c, time.Now().Add(-req.Age))
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	ask, err := a.who(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	at, give, err := a.table.take(ctx, attachmentKey{ask.uid, req.Interface})
+	if err != nil {
+		return nil, err
+	}
+	defer give()
+	if at.container == req.ContainerID && at.reply != nil {
+		return at.reply, nil
+	}
+	a.table.bind(c, at.key)
+	return a.assign(ctx, at, ask)
+}
+
+// who finds out which pod asks and which pools it may take from. A pod that is
+// terminating or has finished gets no address.
+func (a *Agent) who(ctx context.Context, req *wire.Request) (*asker, error) {
+	pod, err := a.world.Pod(ctx, req.Pod.Namespace, req.Pod.Name, req.Pod.UID)
+	if err != nil {
+		return nil, err
+	}
+	if why := finished(pod); why != "" {
+		return nil, fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
+	}
+	subject, err := a.world.Subject(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	conf := map[pool.Family][]string{pool.IPv4: req.IPv4Pools, pool.IPv6: req.IPv6Pools}
+	wish, err := pool.WishOf(pod.Annotations, conf, a.world.Pools(), a.families)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	uid := req.Pod.UID
+	if uid == "" {
+		uid = string(pod.UID)
+	}
+	return &asker{req: req, uid: uid, pod: pod, subject: subject, wish: wish}, nil
+}
+
+func finished(p *corev1.Pod) string {
+	switch {
+	case p.DeletionTimestamp != nil:
+		return "is being deleted"
+	case p.Status.Phase == corev1.PodSucceeded, p.Status.Phase == corev1.PodFailed:
+		return "has finished (" + string(p.Status.Phase) + ")"
+	}
+	return ""
+}
+
+// assign makes the attachment hold one address of each family that is wished,
+// and nothing else, and remembers the answer.
+func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.Reply, error) {
+	at.container, at.reply = ask.req.ContainerID, nil
+	var kept, claimed []*holding
+	for _, f := range pool.Families {
+		if len(ask.wish.Names[f]) == 0 {
+			continue
+		}
+		h, err := a.keep(ctx, at, ask, f)
+		if err == nil && h == nil {
+			h, err = a.claim(ctx, at, ask, f)
+			claimed = append(claimed, h)
+		}
+		if err != nil {
+			a.putBack(ctx, at, claimed)
+			return nil, err
+		}
+		kept = append(kept, h)
+	}
+	for _, h := range slices.Clone(at.held) {
+		if !slices.Contains(kept, h) {
+			a.putBack(ctx, at, []*holding{h})
+		}
+	}
+	at.reply = answer(kept, ask.req.CleanGateway)
+	a.publish.add(ask.pod, ask.uid, endpointOf(ask.req.Interface, kept, at.reply, ask.req.CleanGateway))
+	return at.reply, nil
+}
+
+// keep takes an address of family f that the attachment holds already into the
+// new container, and returns nil if it holds none that its pool still has: of
+// the pool's rules only the ranges are tested for a holder.
+func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
+	for _, h := range at.of(f) {
+		if err := a.rewrite(ctx, at, h, ask); errors.Is(err, ledger.ErrLost) {
+			at.forget(h)
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		live, err := a.live.get(ctx, h.entry.Spec.Pool)
+		switch {
+		case errors.Is(err, errNoPool) || err == nil && !live.Addresses.Contains(addressOf(h.entry)):
+			a.putBack(ctx, at, []*holding{h})
+		case err != nil:
+			return nil, fmt.Errorf("%w: %w", errAway, err)
+		default:
+			h.pool = live
+			return h, nil
+		}
+	}
+	return nil, nil
+}
+
+// rewrite records the container that asks in an entry that the attachment
+// holds; nothing is written if it stands there and was confirmed.
+func (a *Agent) rewrite(ctx context.Context, at *attachment, h *holding, ask *asker) error {
+	if h.confirmed() && h.entry.Spec.ContainerID == ask.req.ContainerID {
+		return nil
+	}
+	h.pool = nil
+	entry := h.entry.DeepCopy()
+	a.fill(entry, ask)
+	err := a.ledger.Update(ctx, entry)
+	if errors.Is(err, ledger.ErrLost) {
+		if h.entry, err = a.reread(ctx, h.entry, at.key); err != nil {
+			return err
+		}
+		entry = h.entry.DeepCopy()
+		a.fill(entry, ask)
+		err = a.ledger.Update(ctx, entry)
+	}
+	if err != nil {
+		return away(err)
+	}
+	h.entry = entry
+	return nil
+}
+
+// reread reads an entry that changed since it was known; ErrLost if it is not
+// the attachment's any more.
+func (a *Agent) reread(ctx context.Context, known *v2beta1.SpiderIP, key attachmentKey) (*v2beta1.SpiderIP, error) {
+	now, err := a.ledger.Get(ctx, known.Name)
+	if err != nil {
+		return known, fmt.Errorf("%w: read SpiderIP %s: %w", errAway, known.Name, err)
+	}
+	if now == nil || keyOf(now) != key || now.Spec.Node != known.Spec.Node {
+		return known, ledger.ErrLost
+	}
+	return now, nil
+}
+
+// fill writes into an entry who holds it now.
+func (a *Agent) fill(entry *v2beta1.SpiderIP, ask *asker) {
+	entry.Spec.Node = a.node
+	entry.Spec.Network = ask.req.Network
+	entry.Spec.Interface = ask.req.Interface
+	entry.Spec.Netns = ask.req.Netns
+	entry.Spec.ContainerID = ask.req.ContainerID
+	entry.Spec.Pod = v2beta1.IPPod{Namespace: ask.pod.Namespace, Name: ask.pod.Name, UID: ask.uid}
+	entry.Spec.Use = v2beta1.IPUsePod
+}
+
+// putBack releases holdings also when the call's time is over. What cannot be
+// released stays with the attachment, unconfirmed, for a repeat or DEL.
+func (a *Agent) putBack(ctx context.Context, at *attachment, back []*holding) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	for _, h := range back {
+		if h == nil {
+			continue
+		}
+		h.pool = nil
+		if err := a.release(ctx, at, h); err != nil {
+			a.log.Warn("not released yet", "address", h.entry.Spec.Address, "pod", h.entry.Spec.Pod.Namespace+"/"+h.entry.Spec.Pod.Name, "error", err)
+		}
+	}
+}
+
+// release frees one holding; one that has become somebody else's is left alone.
+func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
+	err := a.ledger.Release(ctx, h.entry)
+	if errors.Is(err, ledger.ErrLost) {
+		var now *v2beta1.SpiderIP
+		if now, err = a.reread(ctx, h.entry, at.key); err == nil {
+			err = a.ledger.Release(ctx, now)
+		}
+	}
+	if err != nil && !errors.Is(err, ledger.ErrLost) {
+		return away(err)
+	}
+	at.forget(h)
+	a.hints.free(h.entry.Spec.Pool, addressOf(h.entry))
+	return nil
+}
+
+func (at *attachment) forget(h *holding) {
+	at.held = slices.DeleteFunc(at.held, func(o *holding) bool { return o == h })
+}
+
+// answer is what CNI is told: addresses with the prefix, gateway and routes of
+// the pools as the fence read them.
+func answer(held []*holding, cleanGateway bool) *wire.Reply {
+	r := &wire.Reply{}
+	for _, h := range held {
+		p := h.pool
+		r.IPs = append(r.IPs, wire.IP{Address: p.Prefix(addressOf(h.entry)), Gateway: p.Gateway, Pool: p.Name})
+		for _, route := range p.Routes {
+			r.Routes = append(r.Routes, wire.Route{Dst: route.Dst, GW: route.GW})
+		}
+		if p.Gateway.IsValid() && !cleanGateway {
+			everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			if p.Family == pool.IPv6 {
+				everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			}
+			r.Routes = append(r.Routes, wire.Route{Dst: everything, GW: p.Gateway})
+		}
+	}
+	return r
+}
+
+func keyOf(e *v2beta1.SpiderIP) attachmentKey { return attachmentKey{e.Spec.Pod.UID, e.Spec.Interface} }
+
+// addressOf is the address of an entry; the CRD admits no entry without one.
+func addressOf(e *v2beta1.SpiderIP) netip.Addr {
+	a, _ := addr.ParseAddr(e.Spec.Address)
+	return a
+}
+
+func familyOf(e *v2beta1.SpiderIP) pool.Family { return pool.FamilyOf(addressOf(e)) }

@@ -1,0 +1,130 @@
+// Package agent serves the plugin's socket on one node: it finds out who asks,
+// picks a pool, claims an address in the ledger, proves it against the live
+// pool, answers, and publishes the pod's SpiderEndpoint beside the path.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+	"github.com/spidernet-io/spiderpool/internal/world"
+)
+
+const (
+	// callTime ends a call that the plugin has given up or soon will: it waits 60 s.
+	callTime = 60 * time.Second
+	// afterwards is how long a call that ended may still take to put back what it claimed.
+	afterwards = 10 * time.Second
+	// rereadNotes is how often notes of DELs are looked for.
+	rereadNotes = 10 * time.Second
+)
+
+// Options are what an Agent is made of.
+type Options struct {
+	// Node is the name of the Node object this agent serves.
+	Node string
+	// Socket is the path of the unix socket.
+	Socket string
+	// Families are those that the cluster's configuration enables, in order.
+	Families []pool.Family
+	// Client reads live (uncached); its rest.Config.Timeout bounds each request.
+	Client client.Client
+	World  *world.World
+	Log    *slog.Logger
+}
+
+// Agent serves one node. Make it with New, start it with Run.
+type Agent struct {
+	node     string
+	socket   string
+	families []pool.Family
+	world    *world.World
+	ledger   *ledger.Ledger
+	live     *shared[*pool.Pool]
+	lists    *shared[addr.Set]
+	hints    *hints
+	table    *table
+	publish  *publisher
+	log      *slog.Logger
+	ready    atomic.Bool
+}
+
+// New makes an agent.
+func New(o Options) *Agent {
+	l := ledger.New(o.Client)
+	a := &Agent{
+		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, log: o.Log,
+		ledger:  l,
+		live:    share(livePool(o.Client)),
+		lists:   share(l.OfPool),
+		hints:   newHints(),
+		table:   newTable(),
+		publish: newPublisher(o.Client, o.World, o.Node, o.Log),
+	}
+	return a
+}
+
+// Run serves until ctx ends. The socket opens at once, so that a restart does
+// not look like a missing agent; ADDs are answered "try again later" until the
+// agent knows what its node holds.
+func (a *Agent) Run(ctx context.Context) error {
+	listener, err := wire.Listen(a.socket)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return wire.Serve(ctx, listener, a.handle) })
+	group.Go(func() error { return a.world.Run(ctx) })
+	group.Go(func() error { return a.publish.run(ctx) })
+	group.Go(func() error { return a.recover(ctx) })
+	return group.Wait()
+}
+
+// Ready reports whether ADDs are served.
+func (a *Agent) Ready() bool { return a.ready.Load() }
+
+func (a *Agent) handle(ctx context.Context, req *wire.Request) *wire.Reply {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	log := a.log.With("verb", req.Verb, "container", req.ContainerID, "interface", req.Interface,
+		"pod", req.Pod.Namespace+"/"+req.Pod.Name)
+	began := time.Now()
+	reply, err := a.serve(ctx, req)
+	if err != nil {
+		log.Warn("call refused", "error", err, "took", time.Since(began))
+		return &wire.Reply{Error: wireError(err)}
+	}
+	log.Debug("call served", "ips", reply.IPs, "took", time.Since(began))
+	return reply
+}
+
+func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
+	switch req.Verb {
+	case wire.VerbAdd:
+		return a.add(ctx, req)
+	case wire.VerbDel:
+		return &wire.Reply{}, a.del(ctx, req)
+	case wire.VerbCheck:
+		return &wire.Reply{}, a.check(ctx, req)
+	case wire.VerbStatus:
+		return &wire.Reply{}, a.status()
+	}
+	return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("the agent does not know the verb %q", req.Verb)}
+}
+
+func (a *Agent) status() error {
+	if !a.Ready() {
+		return &wire.Error{Code: wire.CodeNotReady, Msg: errStarting.Error()}
+	}
+	return nil
+}

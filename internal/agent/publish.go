@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+	"github.com/spidernet-io/spiderpool/internal/world"
+)
+
+const (
+	// publishers is how many SpiderEndpoints are written at once.
+	publishers = 2
+	// republish is how often missing SpiderEndpoints are looked for.
+	republish = 10 * time.Minute
+)
+
+// publisher writes the SpiderEndpoint of each pod of the node, after its ADDs
+// were answered. Nothing here decides anything: endpoints are what people and
+// tools read.
+type publisher struct {
+	client client.Client
+	world  *world.World
+	node   string
+	log    *slog.Logger
+	queue  workqueue.TypedRateLimitingInterface[string] // of pod UIDs
+
+	mu   sync.Mutex
+	pods map[string]*endpoint
+}
+
+// endpoint is what is to be published of one pod, by interface.
+type endpoint struct {
+	pod        client.ObjectKey
+	interfaces map[string]v2beta1.EndpointInterface
+	// written is the object as this process wrote it last.
+	written *v2beta1.SpiderEndpoint
+	// found is set for a pod that was there when the agent started: its endpoint
+	// most likely exists and is only written if not.
+	found bool
+}
+
+func newPublisher(c client.Client, w *world.World, node string, log *slog.Logger) *publisher {
+	return &publisher{
+		client: c, world: w, node: node, log: log, pods: map[string]*endpoint{},
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
+	}
+}
+
+// add publishes one interface of a pod.
+func (p *publisher) add(pod *corev1.Pod, uid string, i v2beta1.EndpointInterface) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.pods[uid]
+	if !ok {
+		e = &endpoint{pod: client.ObjectKeyFromObject(pod), interfaces: map[string]v2beta1.EndpointInterface{}}
+		p.pods[uid] = e
+	}
+	e.found = false
+	e.interfaces[i.Interface] = i
+	p.queue.Add(uid)
+}
+
+// drop takes back an interface. The endpoint itself goes with its pod.
+func (p *publisher) drop(uid, ifname string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e, ok := p.pods[uid]; ok {
+		e.found = false
+		delete(e.interfaces, ifname)
+		p.queue.Add(uid)
+	}
+}
+
+// run writes until ctx ends.
+func (p *publisher) run(ctx context.Context) error {
+	var workers sync.WaitGroup
+	for range publishers {
+		workers.Go(func() {
+			for p.next(ctx) {
+			}
+		})
+	}
+	tick := time.NewTicker(republish)
+	defer tick.Stop()
+	for wait(ctx, tick.C) == nil {
+		p.again()
+	}
+	p.queue.ShutDown()
+	workers.Wait()
+	return nil
+}
+
+// again looks at every endpoint once more: one that somebody deleted comes back.
+func (p *publisher) again() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for uid, e := range p.pods {
+		e.found, e.written = true, nil
+		p.queue.Add(uid)
+	}
+}
+
+func (p *publisher) next(ctx context.Context) bool {
+	uid, stop := p.queue.Get()
+	if stop {
+		return false
+	}
+	defer p.queue.Done(uid)
+	if err := p.write(ctx, uid); err != nil {
+		p.log.Info("SpiderEndpoint not written yet", "podUID", uid, "error", err)
+		p.queue.AddRateLimited(uid)
+		return true
+	}
+	p.queue.Forget(uid)
+	return true
+}
+
+// write brings the endpoint of one pod up to date; one whose pod is gone, or
+// going with nothing left, is forgotten.
+func (p *publisher) write(ctx context.Context, uid string) error {
+	e, ok := p.snapshot(uid)
+	if !ok {
+		return nil
+	}
+	pod, err := p.world.Pod(ctx, e.pod.Namespace, e.pod.Name, uid)
+	switch {
+	case world.Gone(err), err == nil && pod.DeletionTimestamp != nil && len(e.interfaces) == 0:
+		p.forget(uid)
+		return nil
+	case err != nil:
+		return err
+	}
+	want, err := p.object(ctx, pod, e)
+	if err != nil {
+		return err
+	}
+	written, err := p.put(ctx, want, e)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now, ok := p.pods[uid]; ok {
+		now.written = written
+	}
+	return nil
+}
+
+func (p *publisher) snapshot(uid string) (endpoint, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.pods[uid]
+	if !ok {
+		return endpoint{}, false
+	}
+	out := *e
+	out.interfaces = maps.Clone(e.interfaces)
+	return out, true
+}
+
+func (p *publisher) forget(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.pods, uid)
+}
+
+// put creates the endpoint, or updates it to what is wanted: one request if
+// this process wrote it last and nobody else since.
+func (p *publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e endpoint) (*v2beta1.SpiderEndpoint, error) {
+	there := e.written
+	if there == nil && !e.found {
+		err := p.client.Create(ctx, want)
+		if err == nil || !apierrors.IsAlreadyExists(err) {
+			return want, err
+		}
+	}
+	if there == nil {
+		there = &v2beta1.SpiderEndpoint{}
+		err := p.client.Get(ctx, client.ObjectKeyFromObject(want), there)
+		if apierrors.IsNotFound(err) {
+			want.ResourceVersion = ""
+			return want, p.client.Create(ctx, want)
+		} else if err != nil {
+			return nil, err
+		}
+		if e.found && there.Status.Current.UID == want.Status.Current.UID {
+			return there, nil
+		}
+	}
+	if equality.Semantic.DeepEqual(there.Status, want.Status) && equality.Semantic.DeepEqual(there.OwnerReferences, want.OwnerReferences) {
+		return there, nil
+	}
+	next := there.DeepCopy()
+	next.Status, next.OwnerReferences = want.Status, want.OwnerReferences
+	err := p.client.Update(ctx, next)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		e.written, e.found = nil, false
+		return p.put(ctx, want, e)
+	}
+	return next, err
+}
+
+// object is the endpoint of a pod as it should be: named after the pod, owned
+// by it, so that it goes with it, without finalizer.
+func (p *publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v2beta1.SpiderEndpoint, error) {
+	top, err := p.world.TopOwner(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	out := &v2beta1.SpiderEndpoint{}
+	out.Namespace, out.Name = pod.Namespace, pod.Name
+	out.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}}
+	out.Status.OwnerControllerType, out.Status.OwnerControllerName = top.Kind, top.Name
+	out.Status.Current = v2beta1.EndpointCurrent{UID: string(pod.UID), Node: p.node, IPs: []v2beta1.EndpointInterface{}}
+	for _, name := range slices.Sorted(maps.Keys(e.interfaces)) {
+		out.Status.Current.IPs = append(out.Status.Current.IPs, e.interfaces[name])
+	}
+	return out, nil
+}
+
+// endpointOf says what an interface was given.
+func endpointOf(ifname string, held []*holding, reply *wire.Reply, cleanGateway bool) v2beta1.EndpointInterface {
+	out := v2beta1.EndpointInterface{Interface: ifname, CleanGateway: &cleanGateway, Vlan: new(int64)}
+	for _, h := range held {
+		address, name := h.pool.Prefix(addressOf(h.entry)).String(), h.pool.Name
+		var gateway *string
+		if h.pool.Gateway.IsValid() {
+			text := h.pool.Gateway.String()
+			gateway = &text
+		}
+		if h.pool.Family == pool.IPv4 {
+			out.IPv4, out.IPv4Pool, out.IPv4Gateway = &address, &name, gateway
+		} else {
+			out.IPv6, out.IPv6Pool, out.IPv6Gateway = &address, &name, gateway
+		}
+	}
+	for _, r := range reply.Routes {
+		out.Routes = append(out.Routes, v2beta1.Route{Dst: r.Dst.String(), Gw: r.GW.String()})
+	}
+	return out
+}
+
+// publishFound makes sure that what the node held when the agent started has
+// endpoints.
+func (a *Agent) publishFound(ctx context.Context, entries []v2beta1.SpiderIP) {
+	byInterface := map[attachmentKey][]*holding{}
+	pods := map[string]client.ObjectKey{}
+	for i := range entries {
+		e := &entries[i]
+		p, err := a.world.Pool(e.Spec.Pool)
+		if err != nil {
+			continue // its prefix is not known; the next ADD publishes what it gives
+		}
+		byInterface[keyOf(e)] = append(byInterface[keyOf(e)], &holding{entry: e, pool: p})
+		pods[e.Spec.Pod.UID] = client.ObjectKey{Namespace: e.Spec.Pod.Namespace, Name: e.Spec.Pod.Name}
+	}
+	for key, held := range byInterface {
+		a.publish.found(pods[key.pod], key.pod, endpointOf(key.ifname, held, answer(held, false), false))
+	}
+}
+
+func (p *publisher) found(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.pods[uid]
+	if !ok {
+		e = &endpoint{pod: pod, interfaces: map[string]v2beta1.EndpointInterface{}, found: true}
+		p.pods[uid] = e
+	}
+	if _, known := e.interfaces[i.Interface]; !known {
+		e.interfaces[i.Interface] = i
+	}
+	p.queue.Add(uid)
+}

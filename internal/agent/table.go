@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// remembered is how long a container whose DEL was served is known as dead: an
+// ADD that began before that DEL and arrives after it, from a plugin process
+// that outlived its caller, must not claim anything.
+const remembered = 10 * time.Minute
+
+// table is what this process knows of the attachments of its node. It can be
+// made again from the ledger at any time.
+type table struct {
+	mu          sync.Mutex
+	attachments map[attachmentKey]*attachment
+	bound       map[container]attachmentKey
+	calls       map[container]*call
+	dead        map[container]time.Time
+}
+
+// container is one sandbox's side of an attachment, as CNI names it.
+type container struct{ id, ifname string }
+
+// attachmentKey names an attachment: the pod's UID as CNI gave it, and the
+// interface. Two interfaces of one pod are two attachments.
+type attachmentKey struct{ pod, ifname string }
+
+// attachment is what one interface of one pod holds. Its calls are served one
+// after the other: who has the token of turn may touch the other fields.
+type attachment struct {
+	key  attachmentKey
+	turn chan struct{}
+
+	container string
+	held      []*holding
+	reply     *wire.Reply // what container was answered; nil until confirmed
+}
+
+// holding is an address that an attachment holds. It is confirmed by the fence:
+// pool is then the pool as it was read after the entry was written.
+type holding struct {
+	entry *v2beta1.SpiderIP
+	pool  *pool.Pool
+}
+
+func (h *holding) confirmed() bool { return h.pool != nil }
+
+// call is an ADD in progress.
+type call struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+func newTable() *table {
+	return &table{
+		attachments: map[attachmentKey]*attachment{},
+		bound:       map[container]attachmentKey{},
+		calls:       map[container]*call{},
+		dead:        map[container]time.Time{},
+	}
+}
+
+// enter begins an ADD of c whose plugin was started at began: the context it
+// returns is cancelled by a DEL of c. It waits for another ADD of c to end, and
+// refuses with errDeleted if a DEL of c came after began. leave must be called
+// at the end.
+func (t *table) enter(ctx context.Context, c container, began time.Time) (_ context.Context, leave func(), err error) {
+	for {
+		t.mu.Lock()
+		if t.dead[c].After(began) {
+			t.mu.Unlock()
+			return nil, nil, errDeleted
+		}
+		delete(t.dead, c)
+		other, busy := t.calls[c]
+		if !busy {
+			ctx, cancel := context.WithCancelCause(ctx)
+			mine := &call{cancel: cancel, done: make(chan struct{})}
+			t.calls[c] = mine
+			t.mu.Unlock()
+			return ctx, func() { t.leave(c, mine) }, nil
+		}
+		t.mu.Unlock()
+		if err := wait(ctx, other.done); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+func (t *table) leave(c container, mine *call) {
+	t.mu.Lock()
+	delete(t.calls, c)
+	t.mu.Unlock()
+	mine.cancel(nil)
+	close(mine.done)
+}
+
+// kill marks c as dead, so that no ADD of it begins, cancels one in progress
+// and waits until that has put down what it knows.
+func (t *table) kill(ctx context.Context, c container) error {
+	t.mu.Lock()
+	now := time.Now()
+	for other, since := range t.dead {
+		if now.Sub(since) > remembered {
+			delete(t.dead, other)
+		}
+	}
+	t.dead[c] = now
+	running, busy := t.calls[c]
+	t.mu.Unlock()
+	if !busy {
+		return nil
+	}
+	running.cancel(errDeleted)
+	return wait(ctx, running.done)
+}
+
+// take waits for the turn of an attachment, which is made if there is none, and
+// gives it to the caller until give is called.
+func (t *table) take(ctx context.Context, key attachmentKey) (_ *attachment, give func(), err error) {
+	for {
+		t.mu.Lock()
+		at, ok := t.attachments[key]
+		if !ok {
+			at = &attachment{key: key, turn: make(chan struct{}, 1)}
+			at.turn <- struct{}{}
+			t.attachments[key] = at
+		}
+		t.mu.Unlock()
+		if err := wait(ctx, at.turn); err != nil {
+			return nil, nil, err
+		}
+		if t.current(at) {
+			return at, func() { t.give(at) }, nil
+		}
+		at.turn <- struct{}{} // dropped while we waited: pass the token on, look again
+	}
+}
+
+func (t *table) current(at *attachment) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attachments[at.key] == at
+}
+
+// give ends a turn; an attachment that holds nothing is forgotten.
+func (t *table) give(at *attachment) {
+	if len(at.held) == 0 {
+		t.mu.Lock()
+		delete(t.attachments, at.key)
+		for c, key := range t.bound {
+			if key == at.key {
+				delete(t.bound, c)
+			}
+		}
+		t.mu.Unlock()
+	}
+	at.turn <- struct{}{}
+}
+
+// bind records that c is a sandbox of the attachment key.
+func (t *table) bind(c container, key attachmentKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bound[c] = key
+}
+
+// boundTo returns the attachment that c belongs to.
+func (t *table) boundTo(c container) (attachmentKey, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key, ok := t.bound[c]
+	return key, ok
+}
+
+// of returns what the attachment holds of family f.
+func (at *attachment) of(f pool.Family) []*holding {
+	var out []*holding
+	for _, h := range at.held {
+		if familyOf(h.entry) == f {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func wait[T any](ctx context.Context, c <-chan T) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
