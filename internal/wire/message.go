@@ -7,7 +7,10 @@
 // peer would misunderstand a message.
 package wire
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Protocol is the version of the messages that this build speaks. A server answers a request of another version with
 // [CodeTryAgain], because a roll-out in progress is what makes the versions differ.
@@ -42,6 +45,9 @@ type Request struct {
 	// Protocol is the sender's [Protocol]; [Call] fills it in.
 	Protocol int  `json:"protocol"`
 	Verb     Verb `json:"verb"`
+	// Age is how long ago the plugin was started when it sent the request, so that the agent can tell an ADD that began
+	// before a DEL of the same container from one that began after it. A duration, as one process measured it.
+	Age time.Duration `json:"age,omitempty"`
 	// Network is the name of the network configuration (CNI: "name").
 	Network string `json:"network,omitempty"`
 	// ContainerID, Interface and Netns are CNI_CONTAINERID, CNI_IFNAME and CNI_NETNS. Netns is empty in a DEL whose
