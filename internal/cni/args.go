@@ -1,0 +1,142 @@
+package cni
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// cniArgs are the keys of CNI_ARGS that the plugin knows. Others are an error unless IgnoreUnknown is set, as the CNI
+// library has it; the runtimes of Kubernetes set it. The names are those of the keys.
+type cniArgs struct {
+	types.CommonArgs
+	IP                         types.UnmarshallableString
+	K8S_POD_NAMESPACE          types.UnmarshallableString
+	K8S_POD_NAME               types.UnmarshallableString
+	K8S_POD_UID                types.UnmarshallableString
+	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
+}
+
+// request is a list of addresses and who asks for them.
+type request struct {
+	source string
+	// ips are sorted and different from each other; empty if the source asks for nothing.
+	ips []netip.Addr
+}
+
+// parseArgs reads CNI_ARGS. An error, always a *wire.Error, comes with what could be read.
+func parseArgs(s string) (wire.Pod, request, error) {
+	var args cniArgs
+	var bad faults
+	if err := types.LoadArgs(s, &args); err != nil {
+		bad.add(wire.CodeEnvironment, "CNI_ARGS: %v", err)
+	}
+	pod := wire.Pod{Namespace: string(args.K8S_POD_NAMESPACE), Name: string(args.K8S_POD_NAME), UID: string(args.K8S_POD_UID)}
+	asked := request{source: "CNI_ARGS IP"}
+	if args.IP != "" {
+		var err error
+		if asked.ips, err = parseIPs(strings.Split(string(args.IP), ",")); err != nil {
+			bad.add(wire.CodeEnvironment, "%s: %v", asked.source, err)
+		}
+	}
+	return pod, asked, bad.err()
+}
+
+// readIPs reads the addresses that the configuration asks for under a key.
+func readIPs(key string, value json.RawMessage, bad *faults) request {
+	asked := request{source: key}
+	if len(value) == 0 {
+		return asked
+	}
+	var list []string
+	if json.Unmarshal(value, &list) != nil {
+		bad.add(wire.CodeConfig, "%s: found %s, want %s", key, found(value), want(&list))
+		return asked
+	}
+	var err error
+	if asked.ips, err = parseIPs(list); err != nil {
+		bad.add(wire.CodeConfig, "%s: %v", key, err)
+	}
+	return asked
+}
+
+// parseIPs reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
+func parseIPs(list []string) ([]netip.Addr, error) {
+	var ips []netip.Addr
+	for _, s := range list {
+		s = strings.TrimSpace(s)
+		ip, err := netip.ParseAddr(s)
+		if prefix, prefixErr := netip.ParsePrefix(s); prefixErr == nil {
+			ip, err = prefix.Addr(), nil
+		}
+		if err != nil || ip.Zone() != "" {
+			return nil, fmt.Errorf("found %q, want an address such as 10.6.1.7 or fd00::7", s)
+		}
+		ips = append(ips, ip.Unmap())
+	}
+	slices.SortFunc(ips, netip.Addr.Compare)
+	return slices.Compact(ips), nil
+}
+
+// agree returns the addresses that all sources ask for. Sources that contradict each other are an error: there is no
+// order in which one would be right.
+func agree(asked []request) ([]netip.Addr, error) {
+	var first request
+	for _, r := range asked {
+		switch {
+		case len(r.ips) == 0:
+		case len(first.ips) == 0:
+			first = r
+		case !slices.Equal(first.ips, r.ips):
+			return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("%s asks for %v and %s for %v: "+
+				"remove one of them, or make them equal", first.source, first.ips, r.source, r.ips)}
+		}
+	}
+	return first.ips, nil
+}
+
+// held returns the addresses that the previous result in a network configuration gives to the interface.
+func held(stdin []byte, ifName string) ([]netip.Addr, error) {
+	var conf types.PluginConf
+	err := json.Unmarshal(stdin, &conf)
+	if err == nil && conf.RawPrevResult == nil {
+		return nil, &wire.Error{Code: wire.CodeConfig, Msg: "CHECK without prevResult in the network configuration: " +
+			"the runtime must pass the result of the ADD"}
+	}
+	if err == nil {
+		err = version.ParsePrevResult(&conf)
+	}
+	if err != nil {
+		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("prevResult: %v", err)}
+	}
+	result, err := types100.NewResultFromResult(conf.PrevResult)
+	if err != nil {
+		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("prevResult: %v", err)}
+	}
+	var ips []netip.Addr
+	for _, ip := range result.IPs {
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		if ok && ofInterface(result, ip, ifName) {
+			ips = append(ips, addr.Unmap())
+		}
+	}
+	return ips, nil
+}
+
+// ofInterface says whether an address of a result is one of the interface. An address without an index is: an IPAM
+// plugin's own result has none.
+func ofInterface(result *types100.Result, ip *types100.IPConfig, ifName string) bool {
+	if ip.Interface == nil {
+		return true
+	}
+	i := *ip.Interface
+	return i >= 0 && i < len(result.Interfaces) && result.Interfaces[i].Name == ifName
+}

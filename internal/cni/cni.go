@@ -1,0 +1,161 @@
+// Package cni is the plugin: it turns one CNI call into one request to the agent of the node, and the agent's reply
+// into the result that the runtime reads. It decides nothing about addresses.
+//
+// It implements the CNI specifications 0.1.0 to 1.1.0 as a delegated IPAM plugin. A result holds addresses, gateways and
+// routes; interfaces and DNS belong to the main plugin. Errors carry a code, one line of text, and details.
+//
+// A log file is written at the configured level: failures at error, a DEL that met an obstacle at warn, successful calls
+// at debug only. So at the default level, info, a healthy node opens no file at all. A log file that cannot be written
+// never fails a call.
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// How long the verbs may take. Kubelet gives all interfaces of a pod 4 minutes together; the agent itself ends an ADD
+// within 60 s, and answers the other verbs at once.
+const (
+	addBudget    = 60 * time.Second
+	checkBudget  = 30 * time.Second
+	delBudget    = 10 * time.Second
+	statusBudget = 5 * time.Second
+	// takeBackBudget is what a failed ADD has left to take back what it may have claimed.
+	takeBackBudget = 5 * time.Second
+)
+
+// call is one execution of the plugin.
+type call struct {
+	// conf is the default configuration until the one on stdin has been read.
+	conf config
+	log  *slog.Logger
+	// result is what an ADD prints.
+	result *types100.Result
+	// pending is the attachment of an ADD that may hold addresses of which the runtime has not been told.
+	pending *wire.Note
+}
+
+// Main serves the CNI call that the environment and stdin describe, prints its result or its error to stdout, and
+// returns the exit code. Called by cmd/spiderpool.
+func Main(ctx context.Context) int {
+	c := &call{conf: defaults(), log: slog.New(slog.DiscardHandler)}
+	verb := os.Getenv("CNI_COMMAND")
+	failed := guard(func() *types.Error { return c.serve(ctx, verb) })
+	if failed == nil {
+		c.log.Debug(verb + " served")
+		return 0
+	}
+	if verb == "ADD" {
+		// What people and tools look for in the Events of a pod.
+		failed.Msg = "spiderpool IP allocation error: " + failed.Msg
+	}
+	c.log.Error(verb+" failed", "code", failed.Code, "error", failed)
+	if taken := guard(func() *types.Error { return cniError(c.takeBack(ctx)) }); taken != nil {
+		c.log.Error("addresses that this ADD may hold are not taken back before a DEL comes", "error", taken)
+	}
+	printError(os.Stdout, c.conf.cniVersion, failed)
+	return 1
+}
+
+// serve dispatches the call. DEL goes past skel, which would refuse it for a configuration that is broken or of an
+// unknown version: a container must be removable whatever became of its configuration. GC is left to skel, which
+// answers it with success and does nothing: the agent finds what is gone by itself.
+func (c *call) serve(ctx context.Context, verb string) *types.Error {
+	if verb == "DEL" {
+		return cniError(c.del(ctx, os.Getenv, os.Stdin))
+	}
+	adapt := func(serve func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+		return func(in *skel.CmdArgs) error {
+			if err := serve(ctx, in); err != nil {
+				return cniError(err)
+			}
+			return nil
+		}
+	}
+	funcs := skel.CNIFuncs{Add: adapt(c.add), Check: adapt(c.check), Status: adapt(c.status)}
+	if failed := skel.PluginMainFuncsWithError(funcs, version.All, about(verb)); failed != nil {
+		return failed
+	}
+	if c.result == nil {
+		return nil
+	}
+	return c.deliver(os.Stdout)
+}
+
+// deliver prints the result of an ADD. skel calls the verbs too early for that: it may still find a fault afterwards.
+func (c *call) deliver(stdout io.Writer) *types.Error {
+	converted, err := c.result.GetAsVersion(c.conf.cniVersion)
+	if err == nil {
+		err = converted.PrintTo(stdout)
+	}
+	if err != nil {
+		return types.NewError(wire.CodeIO, "print the result: "+err.Error(), "")
+	}
+	return nil
+}
+
+// guard turns a panic into an error, so that it is reported as CNI wants and never taken for success.
+func guard(serve func() *types.Error) (failed *types.Error) {
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(os.Stderr, "panic: %v\n%s", p, debug.Stack())
+			failed = types.NewError(wire.CodeInternal, fmt.Sprintf("spiderpool failed: panic: %v", p), "stderr has the stack")
+		}
+	}()
+	return serve()
+}
+
+// cniError returns err as the runtime is told it: its text on one line.
+func cniError(err error) *types.Error {
+	if err == nil {
+		return nil
+	}
+	told := &wire.Error{Code: wire.CodeInternal, Msg: err.Error()}
+	if errors.As(err, &told) && told.Code == 0 {
+		told = &wire.Error{Code: wire.CodeInternal, Msg: told.Msg, Details: told.Details}
+	}
+	return types.NewError(told.Code, oneLine(told.Msg), told.Details)
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+}
+
+// printError prints the error structure of CNI, in which types.Error lacks the version.
+func printError(stdout io.Writer, cniVersion string, failed *types.Error) {
+	out := json.NewEncoder(stdout)
+	out.SetIndent("", "    ")
+	out.SetEscapeHTML(false)
+	_ = out.Encode(struct {
+		CNIVersion string `json:"cniVersion"`
+		*types.Error
+	}{cniVersion, failed})
+}
+
+// about is what skel prints for a person who executes the plugin without a call.
+func about(verb string) string {
+	if verb != "" {
+		return ""
+	}
+	name := "CNI IPAM plugin spiderpool"
+	if build, ok := debug.ReadBuildInfo(); ok {
+		name += " " + build.Main.Version
+	}
+	return name
+}

@@ -1,0 +1,190 @@
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// config is what the plugin takes from the network configuration on stdin. The keys outside the ipam section belong to
+// the main plugin, except name, cniVersion, and the addresses asked for.
+type config struct {
+	// cniVersion is always one that this plugin supports, the newest until the configuration says which.
+	cniVersion string
+	network    string
+
+	socket               string
+	ipv4Pools, ipv6Pools []string
+	cleanGateway         bool
+	matchMasterSubnet    bool
+	log                  logConfig
+
+	// requested are the addresses that the configuration asks for.
+	requested []request
+}
+
+func defaults() config {
+	return config{
+		cniVersion: version.Current(),
+		socket:     "/var/run/spidernet/spiderpool.sock",
+		log:        logConfig{file: "/var/log/spidernet/spiderpool.log", sizeMB: 100, ageDays: 30, files: 10},
+	}
+}
+
+// fields are the keys of the ipam section and where their values go.
+func (c *config) fields() map[string]any {
+	return map[string]any{
+		"type":                  new(string),
+		"ipam_unix_socket_path": &c.socket,
+		"default_ipv4_ippool":   &c.ipv4Pools,
+		"default_ipv6_ippool":   &c.ipv6Pools,
+		"clean_gateway":         &c.cleanGateway,
+		"match_master_subnet":   &c.matchMasterSubnet,
+		"log_level":             &c.log.level,
+		"log_file_path":         &c.log.file,
+		"log_file_max_size":     &c.log.sizeMB,
+		"log_file_max_age":      &c.log.ageDays,
+		"log_file_max_count":    &c.log.files,
+	}
+}
+
+// parse reads a network configuration over conf. It reads as much as it can: an error, always a *wire.Error, comes with
+// everything that was as it should be and names everything that was not.
+func parse(data []byte, conf config) (config, error) {
+	var net struct {
+		CNIVersion    string          `json:"cniVersion"`
+		Name          string          `json:"name"`
+		IPAM          json.RawMessage `json:"ipam"`
+		RuntimeConfig struct {
+			IPs json.RawMessage `json:"ips"`
+		} `json:"runtimeConfig"`
+		Args struct {
+			CNI struct {
+				IPs json.RawMessage `json:"ips"`
+			} `json:"cni"`
+		} `json:"args"`
+	}
+	var bad faults
+	if err := json.Unmarshal(data, &net); err != nil {
+		bad.add(wire.CodeDecode, "network configuration: %v", err)
+	}
+	conf.network = net.Name
+	conf.readVersion(net.CNIVersion, &bad)
+	conf.readIPAM(net.IPAM, &bad)
+	conf.requested = []request{
+		readIPs("runtimeConfig.ips", net.RuntimeConfig.IPs, &bad),
+		readIPs("args.cni.ips", net.Args.CNI.IPs, &bad),
+	}
+	return conf, bad.err()
+}
+
+// readVersion takes a version that is supported; a configuration without one is of 0.1.0 (CNI specification 0.2.0).
+func (c *config) readVersion(v string, bad *faults) {
+	if v == "" {
+		v = "0.1.0"
+	}
+	supported := version.All.SupportedVersions()
+	if !slices.Contains(supported, v) {
+		bad.add(wire.CodeVersion, "cniVersion %q is none of %s", v, strings.Join(supported, ", "))
+		return
+	}
+	c.cniVersion = v
+}
+
+// readIPAM reads the ipam section key by key. A key that is null, or an empty text, keeps its default.
+func (c *config) readIPAM(section json.RawMessage, bad *faults) {
+	var values map[string]json.RawMessage
+	if err := json.Unmarshal(section, &values); err != nil || values == nil {
+		bad.add(wire.CodeConfig, "ipam: found %s, want an object", found(section))
+		return
+	}
+	fields := c.fields()
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		value := values[key]
+		field, known := fields[key]
+		switch {
+		case !known:
+			bad.add(wire.CodeUnsupportedField, "ipam has the unknown key %q; the known ones are %s", key,
+				strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+		case string(value) == `""` && textual(field):
+		case json.Unmarshal(value, field) != nil:
+			bad.add(wire.CodeConfig, "ipam.%s: found %s, want %s", key, found(value), want(field))
+		}
+	}
+}
+
+func textual(field any) bool {
+	switch field.(type) {
+	case *string, *level:
+		return true
+	}
+	return false
+}
+
+// want describes the values that a field takes.
+func want(field any) string {
+	switch field.(type) {
+	case *bool:
+		return "true or false"
+	case *[]string:
+		return "an array of strings"
+	case *count:
+		return "a whole number from 0 to 2147483647, bare or in quotes"
+	case *level:
+		return "one of " + strings.Join(levels, ", ")
+	}
+	return "a string"
+}
+
+// found quotes a value that is not what it should be.
+func found(value json.RawMessage) string {
+	const most = 60
+	switch {
+	case len(value) == 0:
+		return "nothing"
+	case len(value) > most:
+		return string(value[:most]) + "…"
+	}
+	return string(value)
+}
+
+// count is a number that configurations write bare or in quotes.
+type count int
+
+func (n *count) UnmarshalJSON(value []byte) error {
+	if string(value) == "null" {
+		return nil
+	}
+	parsed, err := strconv.ParseUint(string(bytes.Trim(value, `"`)), 10, 31)
+	if err == nil {
+		*n = count(parsed)
+	}
+	return err
+}
+
+// faults gathers what is wrong with a configuration, so that it can be mended at one go.
+type faults []*wire.Error
+
+func (f *faults) add(code uint, format string, args ...any) {
+	*f = append(*f, &wire.Error{Code: code, Msg: fmt.Sprintf(format, args...)})
+}
+
+// err is nil if there are none, else one error with the code of the first.
+func (f faults) err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	all := &wire.Error{Code: f[0].Code, Msg: f[0].Msg}
+	for _, fault := range f[1:] {
+		all.Msg += "; " + fault.Msg
+	}
+	return all
+}
