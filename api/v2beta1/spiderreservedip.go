@@ -19,7 +19,7 @@ type SpiderReservedIP struct {
 // ReservedIPSpec names the addresses that no pod gets.
 //
 // +kubebuilder:validation:XValidation:rule=`self.ips.all(r, r.contains(':') == self.ips[0].contains(':'))`,fieldPath=".ips",message="must be of one family: make one object for IPv4 and one for IPv6"
-// +kubebuilder:validation:XValidation:rule=`!has(self.ipVersion) || size(self.ips) == 0 || (self.ipVersion == 6) == self.ips[0].contains(':')`,fieldPath=".ipVersion",messageExpression=`'does not fit ' + self.ips[0] + ': write ' + (self.ips[0].contains(':') ? '6' : '4') + ' or leave it out'`,message="does not fit ips"
+// +kubebuilder:validation:XValidation:rule=`!has(self.ipVersion) || size(self.ips) == 0 || (self.ipVersion == 6) == self.ips[0].contains(':')`,fieldPath=".ipVersion",messageExpression=`'%d does not fit %s: write %d or leave it out'.format([self.ipVersion, self.ips[0], self.ips[0].contains(':') ? 6 : 4])`,message="does not fit ips"
 // +kubebuilder:validation:XValidation:rule=`size(self.ips) == 0 || size(oldSelf.ips) == 0 || self.ips[0].contains(':') == oldSelf.ips[0].contains(':')`,fieldPath=".ips",message="the family is immutable: make another object for the other family"
 type ReservedIPSpec struct {
 	// IPVersion is the family of the addresses, 4 or 6. It follows from ips and may be left out. It never changes.
