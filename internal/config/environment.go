@@ -1,0 +1,360 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Agent is the environment of spiderpool-agent. Every variable may be empty or missing and then has its default,
+// SPIDERPOOL_NODE_NAME apart.
+type Agent struct {
+	// LogLevel (SPIDERPOOL_LOG_LEVEL, default info) is one of debug, info, warn, error, fatal and panic. The last two are
+	// levels above error, at which this product writes nothing.
+	LogLevel slog.Level
+	// EnabledMetric (SPIDERPOOL_ENABLED_METRIC, default false) serves metrics on MetricPort; EnabledDebugMetric
+	// (SPIDERPOOL_ENABLED_DEBUG_METRIC, default false) adds those of single pools and subnets.
+	EnabledMetric, EnabledDebugMetric bool
+	// PodNamespace and PodName (SPIDERPOOL_POD_NAMESPACE, SPIDERPOOL_POD_NAME, default empty) are those of this process.
+	PodNamespace, PodName string
+	// NodeName (SPIDERPOOL_NODE_NAME, required) is the Node that this agent serves.
+	NodeName string
+	// HealthPort (SPIDERPOOL_HEALTH_PORT, default 5710), MetricPort (SPIDERPOOL_METRIC_HTTP_PORT, default 5711) and
+	// GopsPort (SPIDERPOOL_GOPS_LISTEN_PORT, default 5712) are TCP ports, 1 to 65535.
+	HealthPort, MetricPort, GopsPort int
+	// MultusClusterNetwork (MULTUS_CLUSTER_NETWORK, default empty) is the network attachment definition, "namespace/name"
+	// or "name", of the first interface of pods without the annotation v1.multus-cni.io/default-network.
+	MultusClusterNetwork string
+
+	// NoEffect lists the variables that are set and decide nothing in this product, each as "NAME: why". Log it at start.
+	NoEffect []string
+}
+
+// Controller is the environment of spiderpool-controller. Every variable may be empty or missing and then has its default.
+type Controller struct {
+	// LogLevel, EnabledMetric, EnabledDebugMetric, PodNamespace and PodName are as in Agent. The election of a leader needs
+	// the latter two.
+	LogLevel slog.Level
+
+	EnabledMetric, EnabledDebugMetric bool
+
+	PodNamespace, PodName string
+	// HealthPort (SPIDERPOOL_HEALTH_PORT, default 5720), MetricPort (SPIDERPOOL_METRIC_HTTP_PORT, default 5721),
+	// WebhookPort (SPIDERPOOL_WEBHOOK_PORT, default 5722) and GopsPort (SPIDERPOOL_GOPS_LISTEN_PORT, default 5724) are TCP
+	// ports, 1 to 65535.
+	HealthPort, MetricPort, WebhookPort, GopsPort int
+
+	GC     GC
+	Leader Leader
+
+	// NoEffect is as in Agent.
+	NoEffect []string
+}
+
+// GC says which addresses the controller takes back, and when.
+type GC struct {
+	// Enabled (SPIDERPOOL_GC_IP_ENABLED, default true). If false the controller takes nothing back.
+	Enabled bool
+	// TerminatingOnReadyNode and TerminatingOnNotReadyNode (SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED,
+	// ..._ON_NOT_READY_NODE_ENABLED, default true) take back addresses of pods that stay Terminating beyond their grace
+	// period, on nodes that are ready and on such that are not.
+	TerminatingOnReadyNode, TerminatingOnNotReadyNode bool
+	// RunningWithoutIPs (SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS, default false) takes back
+	// addresses of running pods whose status names no address.
+	RunningWithoutIPs bool
+	// Evicted (SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED, default true) takes back addresses of evicted pods, EvictedDelay
+	// (SPIDERPOOL_GC_EVICTED_POD_IP_DELAY, whole seconds, default 0) after the eviction was seen.
+	Evicted      bool
+	EvictedDelay time.Duration
+	// GraceDelay (SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY, whole seconds, default 0) is added to the grace period of a pod.
+	GraceDelay time.Duration
+	// Interval (SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION, whole seconds, at least 1, default 600) lies between two looks at
+	// every address.
+	Interval time.Duration
+}
+
+// Leader is the timing of the leader's lease, as client-go's leader election wants it: LeaseDuration above RenewDeadline,
+// and that above 1.2 times RetryPeriod.
+type Leader struct {
+	// SPIDERPOOL_LEADER_DURATION (default 15), SPIDERPOOL_LEADER_RENEW_DEADLINE (default 10) and
+	// SPIDERPOOL_LEADER_RETRY_PERIOD (default 2), whole seconds, at least 1.
+	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
+}
+
+// variable is one that a daemon acts on.
+type variable struct {
+	name  string
+	unset string                  // its value when it is empty or missing
+	read  func(text string) error // the error says what is wanted
+}
+
+func (a *Agent) variables() []variable {
+	return []variable{
+		{"SPIDERPOOL_LOG_LEVEL", "info", level(&a.LogLevel)},
+		{"SPIDERPOOL_ENABLED_METRIC", "false", boolean(&a.EnabledMetric)},
+		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", boolean(&a.EnabledDebugMetric)},
+		{"SPIDERPOOL_POD_NAMESPACE", "", text(&a.PodNamespace)},
+		{"SPIDERPOOL_POD_NAME", "", text(&a.PodName)},
+		{"SPIDERPOOL_NODE_NAME", "", nodeName(&a.NodeName)},
+		{"SPIDERPOOL_HEALTH_PORT", "5710", port(&a.HealthPort)},
+		{"SPIDERPOOL_METRIC_HTTP_PORT", "5711", port(&a.MetricPort)},
+		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5712", port(&a.GopsPort)},
+		{"MULTUS_CLUSTER_NETWORK", "", text(&a.MultusClusterNetwork)},
+	}
+}
+
+func (c *Controller) variables() []variable {
+	return []variable{
+		{"SPIDERPOOL_LOG_LEVEL", "info", level(&c.LogLevel)},
+		{"SPIDERPOOL_ENABLED_METRIC", "false", boolean(&c.EnabledMetric)},
+		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", boolean(&c.EnabledDebugMetric)},
+		{"SPIDERPOOL_POD_NAMESPACE", "", text(&c.PodNamespace)},
+		{"SPIDERPOOL_POD_NAME", "", text(&c.PodName)},
+		{"SPIDERPOOL_HEALTH_PORT", "5720", port(&c.HealthPort)},
+		{"SPIDERPOOL_METRIC_HTTP_PORT", "5721", port(&c.MetricPort)},
+		{"SPIDERPOOL_WEBHOOK_PORT", "5722", port(&c.WebhookPort)},
+		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5724", port(&c.GopsPort)},
+		{"SPIDERPOOL_GC_IP_ENABLED", "true", boolean(&c.GC.Enabled)},
+		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "true", boolean(&c.GC.TerminatingOnReadyNode)},
+		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED", "true", boolean(&c.GC.TerminatingOnNotReadyNode)},
+		{"SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS", "false", boolean(&c.GC.RunningWithoutIPs)},
+		{"SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED", "true", boolean(&c.GC.Evicted)},
+		{"SPIDERPOOL_GC_EVICTED_POD_IP_DELAY", "0", seconds(&c.GC.EvictedDelay, 0)},
+		{"SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY", "0", seconds(&c.GC.GraceDelay, 0)},
+		{"SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION", "600", seconds(&c.GC.Interval, 1)},
+		{"SPIDERPOOL_LEADER_DURATION", "15", seconds(&c.Leader.LeaseDuration, 1)},
+		{"SPIDERPOOL_LEADER_RENEW_DEADLINE", "10", seconds(&c.Leader.RenewDeadline, 1)},
+		{"SPIDERPOOL_LEADER_RETRY_PERIOD", "2", seconds(&c.Leader.RetryPeriod, 1)},
+	}
+}
+
+const (
+	noQueue   = "work waits in queues without limits of their own"
+	noWorkers = "the number of workers follows from the work"
+	noResync  = "watches bring every change, and the periodic look at every address repeats the rest"
+	builtIn   = "the version is part of the program"
+	noRDMA    = "Spiderpool manages addresses and counts no RDMA traffic"
+	onlyInit  = "it belongs to the job that makes the default pools"
+)
+
+// variablesWithoutEffect are accepted, because manifests of existing installations set them, and decide nothing, with the
+// reason.
+var variablesWithoutEffect = map[string]string{
+	"SPIDERPOOL_ENABLED_RDMA_METRIC":                      noRDMA,
+	"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS":            "profiles are fetched through the gops port, none are pushed",
+	"SPIDERPOOL_ENABLED_RELEASE_CONFLICT_IPS":             "an address found in conflict is always quarantined and another one taken",
+	"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS":                 "a pool may have any number of addresses in use",
+	"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND":          "the agent is woken when an automatic pool is there",
+	"SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES":             "the agent is woken when an automatic pool is there",
+	"SPIDERPOOL_METRIC_RENEW_PERIOD":                      "metrics are current when they are read",
+	"SPIDERPOOL_CLI_PORT":                                 "reserved: spiderpoolctl asks the Kubernetes API",
+	"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME":               "the controller does not look its Deployment up",
+	"SPIDERPOOL_GC_IP_WORKER_NUM":                         noWorkers,
+	"SPIDERPOOL_GC_CHANNEL_BUFFER":                        noQueue,
+	"SPIDERPOOL_GC_MAX_PODENTRY_DB_CAP":                   noQueue,
+	"SPIDERPOOL_GC_TRACE_POD_GAP_DURATION":                "every address is looked at when its own time has come",
+	"SPIDERPOOL_GC_SIGNAL_TIMEOUT_DURATION":               "every address is looked at when its own time has come",
+	"SPIDERPOOL_GC_HTTP_REQUEST_TIME_GAP":                 "requests are bounded by how many run at once",
+	"SPIDERPOOL_GC_PODENTRY_MAX_RETRIES":                  "what fails is tried again, at growing intervals, until it is done",
+	"SPIDERPOOL_LEADER_RETRY_GAP":                         "a controller that loses the lease starts anew",
+	"SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD":            noResync,
+	"SPIDERPOOL_SUBNET_INFORMER_WORKERS":                  noWorkers,
+	"SPIDERPOOL_SUBNET_INFORMER_MAX_WORKQUEUE_LENGTH":     noQueue,
+	"SPIDERPOOL_SUBNET_APPLICATION_CONTROLLER_WORKERS":    noWorkers,
+	"SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD":            noResync,
+	"SPIDERPOOL_IPPOOL_INFORMER_WORKERS":                  noWorkers,
+	"SPIDERPOOL_AUTO_IPPOOL_HANDLER_MAX_WORKQUEUE_LENGTH": noQueue,
+	"SPIDERPOOL_WORKQUEUE_MAX_RETRIES":                    "what fails is tried again, at growing intervals, until it is done",
+	"SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION":           "what fails is tried again, at growing intervals, until it is done",
+	"SPIDERPOOL_NAMESPACE":                                onlyInit,
+	"SPIDERPOOL_CONTROLLER_NAME":                          onlyInit,
+	"SPIDERPOOL_AGENT_NAME":                               onlyInit,
+	"GIT_COMMIT_VERSION":                                  builtIn,
+	"GIT_COMMIT_TIME":                                     builtIn,
+	"VERSION":                                             builtIn,
+}
+
+// familiesWithoutEffect do the same for all variables that begin so.
+var familiesWithoutEffect = map[string]string{
+	"SPIDERPOOL_INIT_":        onlyInit,
+	"SPIDERPOOL_COORDINATOR_": "Spiderpool manages addresses and brings no coordinator plugin",
+	"SPIDERPOOL_MULTUS_":      "Spiderpool manages addresses and writes no Multus configuration",
+}
+
+// AgentFromEnv reads the agent's environment, in the form of os.Environ. The error names every variable that is unknown,
+// malformed or missing.
+func AgentFromEnv(environ []string) (Agent, error) {
+	var a Agent
+	noEffect, err := readEnv(environ, a.variables(), (&Controller{}).variables())
+	if err != nil {
+		return Agent{}, err
+	}
+	a.NoEffect = noEffect
+	return a, nil
+}
+
+// ControllerFromEnv reads the controller's environment, in the form of os.Environ. The error names every variable that is
+// unknown, malformed or at odds with another.
+func ControllerFromEnv(environ []string) (Controller, error) {
+	var c Controller
+	noEffect, err := readEnv(environ, c.variables(), (&Agent{}).variables())
+	if err == nil {
+		err = c.Leader.check()
+	}
+	if err != nil {
+		return Controller{}, err
+	}
+	c.NoEffect = noEffect
+	return c, nil
+}
+
+// readEnv hands the values of environ to mine and reports what else is there: an error for each unknown SPIDERPOOL_
+// variable, a line for each that has no effect, nothing for those of the other daemon.
+func readEnv(environ []string, mine, others []variable) (noEffect []string, err error) {
+	env := make(map[string]string, len(environ))
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		env[name] = value
+	}
+	services := serviceVariables(env)
+	var errs []error
+	for _, v := range mine {
+		value := env[v.name]
+		if value == "" {
+			value = v.unset
+		}
+		if err := v.read(value); err != nil {
+			errs = append(errs, fmt.Errorf("%s is %q: %w", v.name, value, err))
+		}
+		delete(env, v.name)
+	}
+	for _, v := range others {
+		delete(env, v.name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		why, known := withoutEffect(name)
+		switch {
+		case known && env[name] != "":
+			noEffect = append(noEffect, name+": "+why)
+		case !known && strings.HasPrefix(name, "SPIDERPOOL_") && !services(name):
+			errs = append(errs, fmt.Errorf("unknown variable %s: correct it or remove it", name))
+		}
+	}
+	return noEffect, errors.Join(errs...)
+}
+
+func withoutEffect(name string) (why string, ok bool) {
+	if why, ok := variablesWithoutEffect[name]; ok {
+		return why, true
+	}
+	for prefix, why := range familiesWithoutEffect {
+		if strings.HasPrefix(name, prefix) {
+			return why, true
+		}
+	}
+	return "", false
+}
+
+// serviceVariables returns a test for the variables that the kubelet adds for every Service of the namespace, of which the
+// chart has some called spiderpool-... : X_SERVICE_HOST, X_SERVICE_PORT, X_SERVICE_PORT_<name>, X_PORT,
+// X_PORT_<number>_<protocol> and more (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+// It goes by the Services that env holds, lest every misspelt ..._PORT passes for one.
+func serviceVariables(env map[string]string) func(name string) bool {
+	var services []string
+	for name := range env {
+		service, ok := strings.CutSuffix(name, "_SERVICE_HOST")
+		if _, hasPort := env[service+"_SERVICE_PORT"]; ok && hasPort {
+			services = append(services, service)
+		}
+	}
+	return func(name string) bool {
+		return slices.ContainsFunc(services, func(service string) bool {
+			rest, ok := strings.CutPrefix(name, service)
+			return ok && (rest == "_SERVICE_HOST" || isOrBelow(rest, "_SERVICE_PORT") || isOrBelow(rest, "_PORT"))
+		})
+	}
+}
+
+func isOrBelow(s, head string) bool { return s == head || strings.HasPrefix(s, head+"_") }
+
+func (l Leader) check() error {
+	switch {
+	case l.LeaseDuration <= l.RenewDeadline:
+		return fmt.Errorf("SPIDERPOOL_LEADER_DURATION is %v and SPIDERPOOL_LEADER_RENEW_DEADLINE %v: make the first greater", l.LeaseDuration, l.RenewDeadline)
+	case 5*l.RenewDeadline <= 6*l.RetryPeriod:
+		return fmt.Errorf("SPIDERPOOL_LEADER_RENEW_DEADLINE is %v and SPIDERPOOL_LEADER_RETRY_PERIOD %v: make the first more than 1.2 times the second", l.RenewDeadline, l.RetryPeriod)
+	}
+	return nil
+}
+
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	"panic": slog.LevelError + 4, "fatal": slog.LevelError + 8,
+}
+
+func level(p *slog.Level) func(string) error {
+	return func(s string) error {
+		l, ok := levels[strings.ToLower(s)]
+		if !ok {
+			return errors.New("want debug, info, warn, error, fatal or panic")
+		}
+		*p = l
+		return nil
+	}
+}
+
+func boolean(p *bool) func(string) error {
+	return func(s string) error {
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return errors.New("want true or false")
+		}
+		*p = b
+		return nil
+	}
+}
+
+func text(p *string) func(string) error {
+	return func(s string) error { *p = s; return nil }
+}
+
+func nodeName(p *string) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return errors.New("set it from spec.nodeName through the downward API (env.valueFrom.fieldRef.fieldPath)")
+		}
+		*p = s
+		return nil
+	}
+}
+
+func port(p *int) func(string) error {
+	return func(s string) (err error) { *p, err = wholeNumber(s, 1, 65535); return err }
+}
+
+func seconds(p *time.Duration, lowest int) func(string) error {
+	return func(s string) error {
+		n, err := wholeNumber(s, lowest, maxNumber)
+		if err != nil {
+			return fmt.Errorf("%w, of seconds", err)
+		}
+		*p = time.Duration(n) * time.Second
+		return nil
+	}
+}
+
+// maxNumber is the greatest number where nothing else bounds it: what an int32 of Kubernetes holds.
+const maxNumber = 1<<31 - 1
+
+func wholeNumber(s string, lowest, highest int) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < lowest || n > highest {
+		return 0, fmt.Errorf("want a whole number from %d to %d", lowest, highest)
+	}
+	return n, nil
+}
