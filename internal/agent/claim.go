@@ -55,10 +55,10 @@ func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	for _, name := range names {
 		p, err := a.world.Pool(name)
 		if err != nil {
-			refused.add(name, err)
+			refused.add(name, &unservedError{err.Error()})
 			continue
 		}
-		h, err := a.claimIn(ctx, at, ask, p)
+		h, err := a.claimIn(ctx, at, ask, p, f)
 		if err == nil {
 			return h, nil
 		}
@@ -69,11 +69,10 @@ func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	return nil, refused
 }
 
-// claimIn claims in one pool. Every claim is followed by the fence: the pool is
+// claimIn claims an address of family f in one pool. Every claim is followed by the fence: the pool is
 // read live, after the API server answered the claim, and must still serve the
 // pod and hold the address.
-func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool.Pool) (*holding, error) {
-	f := p.Family
+func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool.Pool, f pool.Family) (*holding, error) {
 	if why := p.Refuses(ask.subject, f); why != "" {
 		return nil, &unservedError{why}
 	}
@@ -170,7 +169,7 @@ func (e *refusedError) add(name string, err error) bool {
 	switch {
 	case errors.As(err, &full):
 		e.full = true
-	case errors.As(err, &unserved), errors.Is(err, errNoPool):
+	case errors.As(err, &unserved):
 	default:
 		return false
 	}

@@ -10,8 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/google/uuid"
 )
 
 var (
@@ -26,6 +24,10 @@ var (
 // podWait is how long a pod that the watch has not brought yet is waited for
 // before it is read live: scheduling and its watch event race with the kubelet.
 const podWait = 200 * time.Millisecond
+
+// uidLength is the length of a UID that the API server gives (RFC 9562 text
+// form). The kubelet's hash of a static pod's configuration is shorter.
+const uidLength = 36
 
 // trimPod keeps of a pod what is looked at; a node's pods are all of the
 // agent's memory that grows.
@@ -72,7 +74,7 @@ func (w *World) Pod(ctx context.Context, namespace, name, uid string) (*corev1.P
 	}
 	p := &corev1.Pod{}
 	err := w.live.Get(ctx, key, p)
-	static := uid != "" && uuid.Validate(uid) != nil
+	static := uid != "" && len(uid) != uidLength
 	switch {
 	case apierrors.IsNotFound(err) && static:
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)

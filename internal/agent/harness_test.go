@@ -1,0 +1,265 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+	"github.com/spidernet-io/spiderpool/internal/world"
+	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
+)
+
+// cluster is the API server that all tests share, seen by an administrator.
+// Tests keep apart by the names of their nodes, pods and pools.
+type cluster struct {
+	client.Client
+	t      *testing.T
+	server *apiserver.Server
+	prefix string
+}
+
+var (
+	installed sync.Once
+	tests     atomic.Int32
+)
+
+// requestWait bounds what the tests wait for; nothing should come near it.
+const requestWait = 30 * time.Second
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	server := apiserver.ForTest(t)
+	installed.Do(func() {
+		_, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
+			Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	c, err := client.New(server.Config(), client.Options{Scheme: world.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl := &cluster{Client: c, t: t, server: server, prefix: fmt.Sprintf("t%d", tests.Add(1))}
+	cl.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: cl.prefix, Labels: map[string]string{"team": cl.prefix}}})
+	t.Cleanup(cl.clear)
+	cl.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: cl.prefix, Name: "default"}})
+	return cl
+}
+
+// clear frees what the test's pods still hold, for the tests that come after.
+func (c *cluster) clear() {
+	var list v2beta1.SpiderIPList
+	if err := c.List(context.Background(), &list); err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range list.Items {
+		if err := c.Delete(context.Background(), &list.Items[i]); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+func (c *cluster) create(o client.Object) {
+	c.t.Helper()
+	if err := c.Create(c.t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
+		c.t.Fatal(err)
+	}
+}
+
+// pool makes a pool named after the test.
+func (c *cluster) pool(name, subnet string, ips []string, edit ...func(*v2beta1.SpiderIPPool)) *v2beta1.SpiderIPPool {
+	c.t.Helper()
+	p := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: c.prefix + "-" + name}}
+	p.Spec.Subnet, p.Spec.IPs = subnet, ips
+	for _, e := range edit {
+		e(p)
+	}
+	c.create(p)
+	return p
+}
+
+func (c *cluster) edit(p *v2beta1.SpiderIPPool, edit func(*v2beta1.SpiderIPPool)) {
+	c.t.Helper()
+	before := p.DeepCopy()
+	edit(p)
+	if err := c.Patch(c.t.Context(), p, client.MergeFrom(before)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// pod makes a pod bound to a node, which asks for pools by annotation.
+func (c *cluster) pod(n *node, name string, edit ...func(*corev1.Pod)) *corev1.Pod {
+	c.t.Helper()
+	no := false
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.prefix, Name: name, Annotations: map[string]string{}, Labels: map[string]string{"app": name}},
+		Spec: corev1.PodSpec{NodeName: n.name, AutomountServiceAccountToken: &no,
+			Containers: []corev1.Container{{Name: "c", Image: "localhost/pause:1"}}},
+	}
+	for _, e := range edit {
+		e(p)
+	}
+	c.create(p)
+	return p
+}
+
+// from annotates a pod with the pools it asks for, written as "v4a,v4b|v6a".
+func (c *cluster) from(pools string) func(*corev1.Pod) {
+	quoted := func(names string) string {
+		var out []string
+		for name := range strings.SplitSeq(names, ",") {
+			if name != "" {
+				out = append(out, fmt.Sprintf("%q", c.prefix+"-"+name))
+			}
+		}
+		return "[" + strings.Join(out, ",") + "]"
+	}
+	v4, v6, _ := strings.Cut(pools, "|")
+	return func(p *corev1.Pod) {
+		p.Annotations[v2beta1.AnnotationIPPool] = fmt.Sprintf(`{"ipv4":%s,"ipv6":%s}`, quoted(v4), quoted(v6))
+	}
+}
+
+// held prints who holds what of the test's pools, a line each.
+func (c *cluster) held() string {
+	c.t.Helper()
+	var list v2beta1.SpiderIPList
+	if err := c.List(c.t.Context(), &list); err != nil {
+		c.t.Fatal(err)
+	}
+	lines := map[string]string{}
+	for _, e := range list.Items {
+		if strings.HasPrefix(e.Spec.Pool, c.prefix+"-") {
+			lines[e.Name] = fmt.Sprintf("%s %s/%s %s %s", e.Spec.Address, e.Spec.Node, e.Spec.Pod.Name, e.Spec.Interface, e.Spec.ContainerID)
+		}
+	}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		out = append(out, lines[name])
+	}
+	return strings.ReplaceAll(strings.Join(out, "\n"), c.prefix+"-", "")
+}
+
+// node is a simulated node: an agent with its socket, as in production but for
+// the process around it.
+type node struct {
+	*cluster
+	name   string
+	socket string
+	agent  *Agent
+	stop   func()
+}
+
+// node starts an agent. faults, if given, stand between it and the API server.
+func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
+	c.t.Helper()
+	n := &node{cluster: c, name: c.prefix + "-" + name, socket: filepath.Join(c.t.TempDir(), "s.sock")}
+	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
+	n.start(faults...)
+	c.t.Cleanup(func() { n.stop() })
+	return n
+}
+
+func (n *node) start(faults ...interceptor.Funcs) {
+	n.t.Helper()
+	watch := n.server.Config()
+	watch.QPS = -1
+	live := rest.CopyConfig(watch)
+	live.Timeout = 10 * time.Second
+	c, err := client.NewWithWatch(live, client.Options{Scheme: world.Scheme()})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, f := range faults {
+		c = interceptor.NewClient(c, f)
+	}
+	w, err := world.New(watch, c, n.name)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, World: w,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.agent.Run(ctx) }()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			n.t.Errorf("agent of %s: %v", n.name, err)
+		}
+	})
+	n.eventually("the agent is ready", func() bool { return n.agent.Ready() })
+}
+
+// restart is what a crash and a new process come to: nothing is handed over.
+func (n *node) restart(faults ...interceptor.Funcs) {
+	n.t.Helper()
+	n.stop()
+	n.start(faults...)
+}
+
+func (c *cluster) eventually(what string, ok func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(requestWait); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("not within %s: %s", requestWait, what)
+		}
+	}
+}
+
+func (n *node) call(verb wire.Verb, p *corev1.Pod, containerID, ifname string, edit ...func(*wire.Request)) (*wire.Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), requestWait)
+	defer cancel()
+	req := &wire.Request{Verb: verb, Network: "underlay", ContainerID: containerID, Interface: ifname, Netns: "/run/netns/" + containerID,
+		Pod: wire.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}}
+	for _, e := range edit {
+		e(req)
+	}
+	return wire.Call(ctx, n.socket, req)
+}
+
+// add serves eth0 of a pod and returns the addresses with their prefixes.
+func (n *node) add(p *corev1.Pod, containerID string, edit ...func(*wire.Request)) []string {
+	n.t.Helper()
+	reply, err := n.call(wire.VerbAdd, p, containerID, "eth0", edit...)
+	if err != nil {
+		n.t.Fatalf("ADD of %s: %v", p.Name, err)
+	}
+	return texts(reply)
+}
+
+func (n *node) del(p *corev1.Pod, containerID string) {
+	n.t.Helper()
+	if _, err := n.call(wire.VerbDel, p, containerID, "eth0"); err != nil {
+		n.t.Fatalf("DEL of %s: %v", p.Name, err)
+	}
+}
+
+func texts(r *wire.Reply) (out []string) {
+	for _, ip := range r.IPs {
+		out = append(out, ip.Address.String())
+	}
+	return out
+}
