@@ -1,0 +1,194 @@
+package charts_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
+)
+
+// cluster is a client of the API server and the flags that lead helm to it.
+func cluster(t *testing.T) (client.Client, []string) {
+	t.Helper()
+	s := apiserver.ForTest(t)
+	types := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, v2beta1.AddToScheme, apiextensionsv1.AddToScheme} {
+		if err := add(types); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := client.New(s.Config(), client.Options{Scheme: types})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, []string{"--kubeconfig=" + s.Kubeconfig(), "--namespace=net"}
+}
+
+// TestLife installs an older chart, upgrades it, removes it and installs it again: pools and addresses survive all of
+// it, and the CRDs are upgraded.
+func TestLife(t *testing.T) {
+	c, flags := cluster(t)
+	ctx := t.Context()
+	run := func(args ...string) string {
+		t.Helper()
+		out, err := helm(t, append(args, flags...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+
+	notes := run("install", "sp", olderChart(t), "--create-namespace")
+	pool := poolOf(t, notes)
+	eventually(t, "the pool of the notes is accepted", func() error { return c.Create(ctx, pool, client.FieldValidation("Strict")) })
+	ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: "172.20.0.10"}, Spec: v2beta1.IPSpec{
+		Address: "172.20.0.10", Pool: pool.GetName(), Node: "n1", Interface: "eth0", ContainerID: "c1", Pod: v2beta1.IPPod{Namespace: "a", Name: "b", UID: "c"},
+	}}
+	if err := c.Create(ctx, ip); err != nil {
+		t.Fatal(err)
+	}
+	judgeRole(t, c)
+
+	before := columns(t, c)
+	run("upgrade", "sp", "spiderpool", "--set=feature.enableIPv6=false")
+	after := columns(t, c)
+	var config corev1.ConfigMap
+	if err := c.Get(ctx, client.ObjectKey{Namespace: "net", Name: "spiderpool-conf"}, &config); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(config.Data["conf.yml"], "enableIPv6: false") {
+		t.Errorf("after the upgrade: %s", config.Data["conf.yml"])
+	}
+
+	if before == after {
+		t.Errorf("the CRD has %d columns before and after the upgrade", after)
+	}
+
+	run("uninstall", "sp")
+	if err := c.Get(ctx, client.ObjectKey{Namespace: "net", Name: "spiderpool-conf"}, &config); !apierrors.IsNotFound(err) {
+		t.Errorf("the ConfigMap after removal: %v", err)
+	}
+	for _, o := range []client.Object{pool, ip} {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+			t.Errorf("after removal: %v", err)
+		}
+	}
+	run("install", "sp", "spiderpool")
+}
+
+// olderChart is the chart with a CRD that lacks what today's has.
+func olderChart(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "spiderpool")
+	if err := os.CopyFS(dir, os.DirFS("spiderpool")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "files/generated/crds/spiderpool.spidernet.io_spiderips.yaml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var crd apiextensionsv1.CustomResourceDefinition
+	if err := yaml.UnmarshalStrict(data, &crd); err != nil {
+		t.Fatal(err)
+	}
+	crd.Spec.Versions[0].AdditionalPrinterColumns = nil
+	if data, err = yaml.Marshal(crd); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// columns is how many columns kubectl shows of SpiderIPs beside their name.
+func columns(t *testing.T, c client.Client) int {
+	t.Helper()
+	var crd apiextensionsv1.CustomResourceDefinition
+	if err := c.Get(t.Context(), client.ObjectKey{Name: "spiderips.spiderpool.spidernet.io"}, &crd); err != nil {
+		t.Fatal(err)
+	}
+	return len(crd.Spec.Versions[0].AdditionalPrinterColumns)
+}
+
+// poolOf reads the pool that the notes of an installation propose.
+func poolOf(t *testing.T, notes string) *unstructured.Unstructured {
+	t.Helper()
+	_, rest, _ := strings.Cut(notes, "<<POOL\n")
+	text, _, found := strings.Cut(rest, "  POOL\n")
+	if !found {
+		t.Fatalf("no pool in the notes:\n%s", notes)
+	}
+	pool := &unstructured.Unstructured{}
+	if err := yaml.UnmarshalStrict([]byte(text), &pool.Object); err != nil {
+		t.Fatal(err)
+	}
+	return pool
+}
+
+// judgeRole asks the API server what it lets the agent's ServiceAccount do.
+func judgeRole(t *testing.T, c client.Client) {
+	t.Helper()
+	const ours = "spiderpool.spidernet.io"
+	for _, tt := range []struct {
+		group, resource, subresource, verb string
+		want                               bool
+	}{
+		{ours, "spiderips", "", "create", true},
+		{ours, "spiderips", "", "delete", true},
+		{ours, "spiderips", "", "watch", false},
+		{ours, "spiderips", "", "deletecollection", false},
+		{ours, "spiderippools", "", "watch", true},
+		{ours, "spiderippools", "", "update", false},
+		{ours, "spiderippools", "status", "update", false},
+		{ours, "spiderendpoints", "", "update", true},
+		{ours, "spiderendpoints", "", "delete", false},
+		{"", "pods", "", "watch", true},
+		{"", "pods", "", "delete", false},
+		{"", "secrets", "", "get", false},
+		{"apps", "statefulsets", "", "get", true},
+		{"apps", "statefulsets", "", "list", false},
+	} {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               "system:serviceaccount:net:spiderpool-agent",
+			Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:net", "system:authenticated"},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Group: tt.group, Resource: tt.resource, Subresource: tt.subresource, Verb: tt.verb},
+		}}
+		if err := c.Create(t.Context(), review); err != nil {
+			t.Fatal(err)
+		}
+		if review.Status.Allowed != tt.want {
+			t.Errorf("%s %s %s/%s: allowed %v, want %v", tt.verb, tt.group, tt.resource, tt.subresource, review.Status.Allowed, tt.want)
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, try func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := try()
+	for ; err != nil && ctx.Err() == nil; err = try() {
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}

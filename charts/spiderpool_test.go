@@ -1,0 +1,384 @@
+// Package charts_test renders the chart with the real helm and installs it in a real API server.
+package charts_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/util/jsonpath"
+	"sigs.k8s.io/yaml"
+
+	"github.com/spidernet-io/spiderpool/test/lab/parts"
+)
+
+// helm runs helm with a home of its own.
+func helm(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	bin, err := parts.Bin(t.Context(), os.Stderr, "helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "helm"), args...)
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("helm %s: %w: %s", strings.Join(args, " "), err, complaints.String())
+	}
+	return out.String(), nil
+}
+
+// template renders the chart as release "sp" in namespace "net".
+func template(t *testing.T, args ...string) (objects, error) {
+	t.Helper()
+	out, err := helm(t, append([]string{"template", "sp", "spiderpool", "--namespace=net"}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	all := objects{}
+	for _, doc := range regexp.MustCompile(`(?m)^---$`).Split(out, -1) {
+		o := &unstructured.Unstructured{}
+		if err := yaml.UnmarshalStrict([]byte(doc), &o.Object); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		if len(o.Object) == 0 {
+			continue
+		}
+		key := o.GetKind() + "/" + o.GetName()
+		if all[key] != nil {
+			t.Errorf("%s is rendered twice", key)
+		}
+		all[key] = o
+		parseStrictly(t, key, doc)
+	}
+	return all, nil
+}
+
+// parseStrictly fails a test when the document has a field that its kind does not have.
+func parseStrictly(t *testing.T, key, doc string) {
+	t.Helper()
+	if strings.HasPrefix(key, "ServiceMonitor/") {
+		return // its types are not among our modules; TestValues compares it
+	}
+	types := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensionsv1.AddToScheme} {
+		if err := add(types); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
+	if _, _, err := decoder.Decode([]byte(doc), nil, nil); err != nil {
+		t.Errorf("%s: %v", key, err)
+	}
+}
+
+// objects are what the chart renders, by "Kind/name".
+type objects map[string]*unstructured.Unstructured
+
+func (o objects) names() []string {
+	var names []string
+	for name := range o {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// at is the text at a path in an object, "" if there is none.
+func (o objects) at(t *testing.T, name, path string) string {
+	t.Helper()
+	if o[name] == nil {
+		t.Fatalf("%s is not rendered, only %q", name, o.names())
+	}
+	p := jsonpath.New(name).AllowMissingKeys(true)
+	if err := p.Parse(path); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	var out strings.Builder
+	if err := p.Execute(&out, o[name].Object); err != nil {
+		t.Fatalf("%s %s: %v", name, path, err)
+	}
+	return out.String()
+}
+
+const (
+	daemonSet = "DaemonSet/spiderpool-agent"
+	agent     = ".spec.template.spec.containers[0]"
+	config    = "ConfigMap/spiderpool-conf"
+	conf      = `{.data.conf\.yml}`
+)
+
+func env(name string) string { return fmt.Sprintf(`{%s.env[?(@.name==%q)].value}`, agent, name) }
+
+func volume(name string) string {
+	return fmt.Sprintf(`{.spec.template.spec.volumes[?(@.name==%q)].hostPath.path}`, name)
+}
+
+// TestValues is a row per value of the chart: what it does in what is rendered.
+func TestValues(t *testing.T) {
+	const metrics = "spiderpoolAgent.prometheus.enabled=true"
+	for _, tt := range []struct {
+		set          string // values as --set takes them, "" for the defaults
+		object, path string
+		want         string
+	}{
+		{"", daemonSet, "{..image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-agent:0.1.0 ghcr.io/spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
+		{"global.imageRegistryOverride=r.example:5000", daemonSet, "{..image}", "r.example:5000/spidernet-io/spiderpool/spiderpool-agent:0.1.0 r.example:5000/spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
+		{"", daemonSet, `{.spec.selector.matchLabels.app\.kubernetes\.io/name}`, "spiderpool"},
+		{"global.nameOverride=ipam", daemonSet, `{.spec.selector.matchLabels.app\.kubernetes\.io/name} {.spec.template.metadata.labels.app\.kubernetes\.io/name}`, "ipam ipam"},
+		{"", daemonSet, volume("cni-bin"), "/opt/cni/bin"},
+		{"global.ipamBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
+		{"global.cniBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
+		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, volume("socket") + ` {` + agent + `.volumeMounts[?(@.name=="socket")].mountPath}`, "/run/sp /run/sp"},
+		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", config, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"global.configName=other", "ConfigMap/other", "{.metadata.name}", "other"},
+		{"global.configName=other", daemonSet, `{.spec.template.spec.volumes[*].configMap.name}`, "other"},
+
+		{"", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"feature.enableIPv4=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"feature.enableIPv6=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: true\n"},
+		{"feature.enableStatefulSet=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\n"},
+		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\n"},
+		{"feature.enableIPv4=false,ipam.enableIPv4=true", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"feature.networkMode=legacy", daemonSet, "{.metadata.name}", "spiderpool-agent"},
+
+		{"spiderpoolAgent.name=a", "DaemonSet/a", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "a a"},
+		{"spiderpoolAgent.name=a", "ServiceAccount/a", "{.metadata.name}", "a"},
+		{"spiderpoolAgent.name=a", "ClusterRoleBinding/a", "{.roleRef.name} {.subjects[*].kind} {.subjects[*].name} {.subjects[*].namespace}", "a ServiceAccount a net"},
+		{"spiderpoolAgent.name=a," + metrics, "Service/a", `{.spec.selector.app\.kubernetes\.io/component}`, "a"},
+		{"", daemonSet, "{..command[0]}", "spiderpool-agent spiderpool-agent"},
+		{"spiderpoolAgent.binName=/usr/bin/spiderpool-agent", daemonSet, "{..command[0]}", "/usr/bin/spiderpool-agent /usr/bin/spiderpool-agent"},
+		{"spiderpoolAgent.image.registry=r", daemonSet, "{" + agent + ".image}", "r/spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
+		{"spiderpoolAgent.image.registry=", daemonSet, "{" + agent + ".image}", "spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
+		{"spiderpoolAgent.image.repository=x/agent", daemonSet, "{" + agent + ".image}", "ghcr.io/x/agent:0.1.0"},
+		{"spiderpoolAgent.image.tag=v9", daemonSet, "{" + agent + ".image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-agent:v9"},
+		{"spiderpoolAgent.image.tag=v9,spiderpoolAgent.image.digest=sha256:ab", daemonSet, "{" + agent + ".image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-agent@sha256:ab"},
+		{"", daemonSet, "{..imagePullPolicy}", "IfNotPresent IfNotPresent"},
+		{"spiderpoolAgent.image.pullPolicy=Never", daemonSet, "{..imagePullPolicy}", "Never Never"},
+		{"", daemonSet, "{..imagePullSecrets}", ""},
+		{"spiderpoolAgent.image.imagePullSecrets[0].name=reg", daemonSet, "{.spec.template.spec.imagePullSecrets[*].name}", "reg"},
+		{"spiderpoolAgent.serviceAccount.annotations.a=b", "ServiceAccount/spiderpool-agent", "{.metadata.annotations.a}", "b"},
+		{metrics + ",spiderpoolAgent.service.annotations.a=b", "Service/spiderpool-agent", "{.metadata.annotations.a}", "b"},
+		{metrics, "Service/spiderpool-agent", "{.spec.type} {.spec.ports[*].port} {.spec.ports[*].targetPort}", "ClusterIP 5711 metrics"},
+		{metrics + ",spiderpoolAgent.service.type=NodePort", "Service/spiderpool-agent", "{.spec.type}", "NodePort"},
+		{"", daemonSet, "{.spec.template.spec.priorityClassName}", "system-node-critical"},
+		{"spiderpoolAgent.priorityClassName=high", daemonSet, "{.spec.template.spec.priorityClassName}", "high"},
+		{"", daemonSet, "{.spec.template.spec.affinity}", ""},
+		{"spiderpoolAgent.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone", daemonSet, "{..topologyKey}", "zone"},
+		{"", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml"},
+		{"spiderpoolAgent.extraArgs={--a,--b=c}", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --a --b=c"},
+		{"spiderpoolAgent.extraEnv[0].name=A,spiderpoolAgent.extraEnv[0].value=b", daemonSet, env("A"), "b"},
+		{"spiderpoolAgent.extraVolumes[0].name=v,spiderpoolAgent.extraVolumes[0].hostPath.path=/v", daemonSet, volume("v"), "/v"},
+		{"spiderpoolAgent.extraVolumeMounts[0].name=socket,spiderpoolAgent.extraVolumeMounts[0].mountPath=/v", daemonSet, "{" + agent + ".volumeMounts[3].mountPath}", "/v"},
+		{"spiderpoolAgent.podAnnotations.a=b", daemonSet, "{.spec.template.metadata.annotations.a}", "b"},
+		{"spiderpoolAgent.podLabels.a=b", daemonSet, "{.spec.template.metadata.labels.a}", "b"},
+		{"", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":"1000m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
+		{"spiderpoolAgent.resources.limits.cpu=2,spiderpoolAgent.resources.limits.memory=1Gi,spiderpoolAgent.resources.requests.cpu=1m,spiderpoolAgent.resources.requests.memory=1Mi", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":2,"memory":"1Gi"},"requests":{"cpu":"1m","memory":"1Mi"}}`},
+		{"", daemonSet, "{" + agent + ".securityContext}", ""},
+		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{" + agent + ".securityContext}", `{"privileged":true}`},
+
+		{"", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].name} {` + agent + `.ports[*].containerPort}`, "5710 health 5710"},
+		{"spiderpoolAgent.healthChecking.port=6", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].containerPort}`, "6 6"},
+		{"spiderpoolAgent.httpPort=7", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].containerPort}`, "7 7"},
+		{"", daemonSet, "{" + agent + ".startupProbe}", `{"failureThreshold":60,"httpGet":{"path":"/v1/runtime/startup","port":"health"},"periodSeconds":2}`},
+		{"", daemonSet, "{" + agent + ".livenessProbe}", `{"failureThreshold":6,"httpGet":{"path":"/v1/runtime/liveness","port":"health"},"periodSeconds":10}`},
+		{"", daemonSet, "{" + agent + ".readinessProbe}", `{"failureThreshold":3,"httpGet":{"path":"/v1/runtime/readiness","port":"health"},"periodSeconds":10}`},
+		{"spiderpoolAgent.healthChecking.startupProbe.failureThreshold=8,spiderpoolAgent.healthChecking.startupProbe.periodSeconds=9", daemonSet, "{" + agent + ".startupProbe.failureThreshold} {" + agent + ".startupProbe.periodSeconds}", "8 9"},
+		{"spiderpoolAgent.healthChecking.livenessProbe.failureThreshold=8,spiderpoolAgent.healthChecking.livenessProbe.periodSeconds=9", daemonSet, "{" + agent + ".livenessProbe.failureThreshold} {" + agent + ".livenessProbe.periodSeconds}", "8 9"},
+		{"spiderpoolAgent.healthChecking.readinessProbe.failureThreshold=8,spiderpoolAgent.healthChecking.readinessProbe.periodSeconds=9", daemonSet, "{" + agent + ".readinessProbe.failureThreshold} {" + agent + ".readinessProbe.periodSeconds}", "8 9"},
+		{"", daemonSet, env("SPIDERPOOL_ENABLED_METRIC"), "false"},
+		{metrics, daemonSet, env("SPIDERPOOL_ENABLED_METRIC") + " " + env("SPIDERPOOL_METRIC_HTTP_PORT") + ` {` + agent + `.ports[1].name} {` + agent + `.ports[1].containerPort}`, "true 5711 metrics 5711"},
+		{metrics + ",spiderpoolAgent.prometheus.port=6", daemonSet, env("SPIDERPOOL_METRIC_HTTP_PORT") + ` {` + agent + `.ports[1].containerPort}`, "6 6"},
+		{metrics + ",spiderpoolAgent.prometheus.port=6", "Service/spiderpool-agent", "{.spec.ports[*].port}", "6"},
+		{metrics + ",spiderpoolAgent.prometheus.serviceMonitor.install=true", "ServiceMonitor/spiderpool-agent", "{.apiVersion} {.spec}", `monitoring.coreos.com/v1 {"endpoints":[{"path":"/metrics","port":"metrics"}],"namespaceSelector":{"matchNames":["net"]},"selector":{"matchLabels":{"app.kubernetes.io/component":"spiderpool-agent","app.kubernetes.io/instance":"sp","app.kubernetes.io/name":"spiderpool"}}}`},
+		{"", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "info"},
+		{"spiderpoolAgent.debug.logLevel=debug", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
+		{"", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "5712"},
+		{"spiderpoolAgent.debug.gopsPort=6", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "6"},
+	} {
+		t.Run(tt.set+" "+tt.path, func(t *testing.T) {
+			got, err := template(t, "--set="+tt.set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got.at(t, tt.object, tt.path)); diff != "" {
+				t.Errorf("%s %s (-want +got):\n%s", tt.object, tt.path, diff)
+			}
+		})
+	}
+}
+
+// TestAgentPod is what the agent needs of its node, whatever the values.
+func TestAgentPod(t *testing.T) {
+	got, err := template(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"{.spec.template.spec.hostNetwork}":                    "true",
+		"{.spec.template.spec.tolerations}":                    `[{"operator":"Exists"}]`,
+		"{.spec.template.spec.enableServiceLinks}":             "false",
+		"{.spec.template.spec.initContainers[0].args[*]}":      "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin",
+		"{.spec.template.spec.initContainers[0].volumeMounts}": `[{"mountPath":"/host/opt/cni/bin","name":"cni-bin"}]`,
+		"{" + agent + ".env[*].valueFrom.fieldRef.fieldPath}":  "spec.nodeName metadata.name metadata.namespace",
+		"{" + agent + ".env[*].name}":                          "SPIDERPOOL_NODE_NAME SPIDERPOOL_POD_NAME SPIDERPOOL_POD_NAMESPACE SPIDERPOOL_LOG_LEVEL SPIDERPOOL_HEALTH_PORT SPIDERPOOL_ENABLED_METRIC SPIDERPOOL_METRIC_HTTP_PORT SPIDERPOOL_GOPS_LISTEN_PORT",
+		"{" + agent + ".volumeMounts}":                         `[{"mountPath":"/tmp/spiderpool/config-map","name":"config-path","readOnly":true},{"mountPath":"/var/run/spidernet","name":"socket"},{"mountPath":"/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true}]`,
+		volume("netns"):                                        "/run/netns",
+	} {
+		if diff := cmp.Diff(want, got.at(t, daemonSet, path)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+// crds are the objects that are rendered whatever the values.
+var crds = []string{
+	"CustomResourceDefinition/spiderendpoints.spiderpool.spidernet.io",
+	"CustomResourceDefinition/spiderippools.spiderpool.spidernet.io",
+	"CustomResourceDefinition/spiderips.spiderpool.spidernet.io",
+	"CustomResourceDefinition/spiderreservedips.spiderpool.spidernet.io",
+	"CustomResourceDefinition/spidersubnets.spiderpool.spidernet.io",
+}
+
+func TestWhatIsRendered(t *testing.T) {
+	always := append([]string{
+		"ClusterRole/spiderpool-agent", "ClusterRoleBinding/spiderpool-agent", "ConfigMap/spiderpool-conf", "DaemonSet/spiderpool-agent",
+		"ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io", "ValidatingAdmissionPolicyBinding/spiderips.spiderpool.spidernet.io",
+	}, crds...)
+	for _, tt := range []struct {
+		set  string
+		more []string
+	}{
+		{"", []string{"ServiceAccount/spiderpool-agent"}},
+		{"spiderpoolAgent.serviceAccount.create=false", nil},
+		{"spiderpoolAgent.prometheus.enabled=true", []string{"ServiceAccount/spiderpool-agent", "Service/spiderpool-agent"}},
+		{"spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{"ServiceAccount/spiderpool-agent"}},
+		{"spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{"ServiceAccount/spiderpool-agent", "Service/spiderpool-agent", "ServiceMonitor/spiderpool-agent"}},
+		// Values of former and later charts must not be in the way.
+		{"spiderpoolController.replicas=2,clusterDefaultPool.installIPv4IPPool=true,feature.gc.enabled=true,ipam.spiderSubnet.enable=true,spiderpoolAgent.tolerations=null,multus.enabled=false", []string{"ServiceAccount/spiderpool-agent"}},
+	} {
+		t.Run(tt.set, func(t *testing.T) {
+			got, err := template(t, "--set="+tt.set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := slices.Sorted(slices.Values(append(slices.Clone(always), tt.more...)))
+			if diff := cmp.Diff(want, got.names()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestCommonMetadata: the common labels and annotations are on every object, and in no selector.
+func TestCommonMetadata(t *testing.T) {
+	got, err := template(t, "--set=global.commonLabels.team=net,global.commonAnnotations.note=x,spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.serviceAccount.annotations.note=own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range got {
+		want := "x"
+		if o.GetKind() == "ServiceAccount" {
+			want = "own"
+		}
+		if o.GetLabels()["team"] != "net" || o.GetAnnotations()["note"] != want {
+			t.Errorf("%s: labels %v, annotations %v", name, o.GetLabels(), o.GetAnnotations())
+		}
+	}
+	for _, name := range crds {
+		if keep := got[name].GetAnnotations()["helm.sh/resource-policy"]; keep != "keep" {
+			t.Errorf("%s: resource policy %q, want keep", name, keep)
+		}
+	}
+	if selector := got.at(t, daemonSet, "{.spec.selector.matchLabels}"); strings.Contains(selector, "team") {
+		t.Errorf("selector %s would change with the common labels", selector)
+	}
+	if labels := got.at(t, daemonSet, "{.spec.template.metadata.labels.team}"); labels != "net" {
+		t.Errorf("pods have team=%q", labels)
+	}
+}
+
+// TestConfigRollsAgents: there is no hot reload, so a changed configuration changes the pod template.
+func TestConfigRollsAgents(t *testing.T) {
+	checksum := func(set string) string {
+		got, err := template(t, "--set="+set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.at(t, daemonSet, `{.spec.template.metadata.annotations.checksum/config}`)
+	}
+	was := checksum("")
+	if same := checksum("spiderpoolAgent.debug.gopsPort=1"); was == "" || same != was {
+		t.Errorf("checksum %q and %q of one configuration", was, same)
+	}
+	if changed := checksum("feature.enableIPv6=false"); changed == was {
+		t.Errorf("the same checksum %q of two configurations", was)
+	}
+}
+
+func TestRefusedValues(t *testing.T) {
+	for _, tt := range []struct{ set, want string }{
+		{"feature.enableIpv4=false", "enableIpv4"},
+		{"ipam.enableStatefulset=false", "enableStatefulset"},
+		{"feature.enableIPv4=maybe", "/feature/enableIPv4"},
+		{"feature.networkMode=sdn", "/feature/networkMode"},
+		{"spiderpoolAgent.debug.logLevel=loud", "/spiderpoolAgent/debug/logLevel"},
+	} {
+		t.Run(tt.set, func(t *testing.T) {
+			if _, err := template(t, "--set="+tt.set); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want one that names %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAgentRole(t *testing.T) {
+	got, err := template(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := got["ClusterRole/spiderpool-agent"]
+	rules, _, err := unstructured.NestedSlice(role.Object, "rules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	may := map[string]string{}
+	for _, r := range rules {
+		rule := r.(map[string]any)
+		for _, resource := range rule["resources"].([]any) {
+			may[fmt.Sprint(rule["apiGroups"].([]any)[0], "/", resource)] = strings.Trim(fmt.Sprint(rule["verbs"]), "[]")
+		}
+	}
+	want := map[string]string{
+		"/pods": "get list watch", "/namespaces": "get list watch", "/nodes": "get list watch", "/events": "create patch",
+		"spiderpool.spidernet.io/spiderippools":     "get list watch",
+		"spiderpool.spidernet.io/spiderreservedips": "get list watch",
+		"spiderpool.spidernet.io/spiderips":         "get list create update delete",
+		"spiderpool.spidernet.io/spiderendpoints":   "get list create update",
+		"apps/replicasets":                          "get", "apps/deployments": "get", "apps/statefulsets": "get", "apps/daemonsets": "get",
+		"batch/jobs": "get", "batch/cronjobs": "get",
+	}
+	if diff := cmp.Diff(want, may); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestLint(t *testing.T) {
+	if out, err := helm(t, "lint", "--strict", "spiderpool"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
