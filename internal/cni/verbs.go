@@ -57,8 +57,8 @@ func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
 	return c.explain(err)
 }
 
-// status says whether an ADD would be served. Only 50 and 51 are verdicts of the agent; everything else may be an agent
-// that is being replaced, and is asked again, because the kubelet takes a failure for a node without a network.
+// status says whether an ADD would be served. Whatever is wrong may be an agent that is being replaced, and is asked
+// again for a while, because the kubelet takes a failure for a node without a network.
 func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 	ctx, cancel := context.WithTimeout(ctx, statusBudget)
 	defer cancel()
@@ -66,17 +66,15 @@ func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 		return err
 	}
 	req := &wire.Request{Verb: wire.VerbStatus, Network: c.conf.network}
-	_, err := c.ask(ctx, req, func(err error) bool { return !verdict(err) })
-	if err != nil && !verdict(err) {
-		failed := cniError(c.explain(err))
-		return &wire.Error{Code: wire.CodeNotReady, Msg: failed.Msg, Details: failed.Details}
+	_, err := c.ask(ctx, req, func(error) bool { return true })
+	if err == nil {
+		return nil
 	}
-	return err
-}
-
-func verdict(err error) bool {
-	var failed *wire.Error
-	return errors.As(err, &failed) && (failed.Code == wire.CodeNotReady || failed.Code == wire.CodeLimitedConnectivity)
+	failed := cniError(c.explain(err))
+	if failed.Code != wire.CodeLimitedConnectivity {
+		failed.Code = wire.CodeNotReady
+	}
+	return &wire.Error{Code: failed.Code, Msg: failed.Msg, Details: failed.Details}
 }
 
 // del gives the addresses back and succeeds in every state that it finds: the agent away, the network namespace or the
