@@ -1,0 +1,63 @@
+package lab
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// multusManifest is what Multus needs in the cluster.
+//
+//go:embed multus.yaml
+var multusManifest string
+
+const multusUser = "multus"
+
+// installMultus makes the custom resource definition and Multus' role. The
+// thin plugin has no pod of its own: putMultus places it on each node.
+func (l *Lab) installMultus(ctx context.Context) error {
+	cmd := l.Kubectl(ctx, "apply", "--server-side", "-f", "-")
+	cmd.Stdin = strings.NewReader(multusManifest)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("installing Multus: %w\n%s", err, out)
+	}
+	cmd = l.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "crd/network-attachment-definitions.k8s.cni.cncf.io")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("waiting for Multus' resource definition: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// putMultus places the plugin, its credentials and its configuration on a
+// node. The configuration sorts first, so the runtime uses it.
+func (l *Lab) putMultus(n node) error {
+	program, err := os.ReadFile(filepath.Join(l.bins["multus"], "multus"))
+	if err != nil {
+		return err
+	}
+	plugin := l.hostPath(n, "opt/cni/bin/multus")
+	if err := writeFile(plugin, program); err != nil {
+		return err
+	}
+	if err := os.Chmod(plugin, 0o755); err != nil {
+		return err
+	}
+	const kubeconfig = "/etc/cni/net.d/multus.d/multus.kubeconfig"
+	if err := l.writeKubeconfig(l.hostPath(n, kubeconfig), multusUser); err != nil {
+		return err
+	}
+	conf, err := json.MarshalIndent(map[string]any{
+		"cniVersion": "1.1.0", "name": "multus", "type": "multus",
+		"clusterNetwork": l.cfg.Multus, "kubeconfig": kubeconfig,
+		"confDir": "/etc/cni/net.d", "multusNamespace": "kube-system",
+		"logLevel": "verbose", "logFile": "/var/log/multus.log",
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(l.hostPath(n, "etc/cni/net.d/00-multus.conf"), conf)
+}
