@@ -72,8 +72,6 @@ func TestErrors(t *testing.T) {
 		{"prevResult with a bad address", "CHECK", nil, conf(netKey("prevResult", object{"cniVersion": "1.1.0",
 			"ips": []object{{"address": "10.6"}}})), 6, []string{"prevResult", "10.6"}},
 		{"no name", "ADD", nil, conf(netKey("name", nil)), 7, []string{"name"}},
-		{"no ipam", "ADD", nil, conf(netKey("ipam", nil)), 7, []string{"ipam", "nothing"}},
-		{"ipam of a wrong type", "ADD", nil, conf(netKey("ipam", []int{7})), 7, []string{"ipam", "[7]", "object"}},
 		{"type", "ADD", nil, conf(ipamKey("type", 7)), 7, []string{"ipam.type", "7", "a string"}},
 		{"socket", "ADD", nil, conf(ipamKey("ipam_unix_socket_path", []int{})), 7, []string{"ipam.ipam_unix_socket_path", "[]", "a string"}},
 		{"pools", "ADD", nil, conf(ipamKey("default_ipv4_ippool", "pool-a")), 7, []string{"ipam.default_ipv4_ippool", `"pool-a"`, "an array of strings"}},
@@ -83,7 +81,6 @@ func TestErrors(t *testing.T) {
 		{"match_master_subnet", "ADD", nil, conf(ipamKey("match_master_subnet", 1)), 7, []string{"ipam.match_master_subnet", "1", "true or false"}},
 		{"log_level", "ADD", nil, conf(ipamKey("log_level", "loud")), 7, []string{"ipam.log_level", `"loud"`, "debug, info, warn, error"}},
 		{"log_level number", "ADD", nil, conf(ipamKey("log_level", 3)), 7, []string{"ipam.log_level", "debug"}},
-		{"log_file_path", "ADD", nil, conf(ipamKey("log_file_path", 3)), 7, []string{"ipam.log_file_path", "a string"}},
 		{"log_file_max_size", "ADD", nil, conf(ipamKey("log_file_max_size", "ten")), 7, []string{"ipam.log_file_max_size", `"ten"`, "whole number"}},
 		{"log_file_max_age", "ADD", nil, conf(ipamKey("log_file_max_age", -1)), 7, []string{"ipam.log_file_max_age", "-1", "from 0"}},
 		{"log_file_max_count", "ADD", nil, conf(ipamKey("log_file_max_count", 1.5)), 7, []string{"ipam.log_file_max_count", "1.5"}},
@@ -123,6 +120,22 @@ func TestErrors(t *testing.T) {
 				t.Errorf("the agent was asked %s", w.verbs())
 			}
 		})
+	}
+}
+
+// These configurations do not say where to log, and a test must not write to the default file.
+func TestErrorsOfConfigurationsWithoutALogFile(t *testing.T) {
+	for stdin, want := range map[string]string{
+		`{"name":"n"}`:                            "ipam: found nothing, want an object",
+		`{"name":"n","ipam":null}`:                "ipam: found null, want an object",
+		`{"name":"n","ipam":[7]}`:                 "ipam: found [7], want an object",
+		`{"name":"n","ipam":{"log_file_path":3}}`: "ipam.log_file_path: found 3, want a string",
+	} {
+		_, err := parse([]byte(stdin), defaults())
+		var failed *wire.Error
+		if !errors.As(err, &failed) || failed.Code != wire.CodeConfig || failed.Msg != want {
+			t.Errorf("%s: %v, want %s", stdin, err, want)
+		}
 	}
 }
 
