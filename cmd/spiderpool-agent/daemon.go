@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/go-logr/logr"
+	gops "github.com/google/gops/agent"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/spidernet-io/spiderpool/internal/agent"
+	"github.com/spidernet-io/spiderpool/internal/config"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/world"
+)
+
+// requestTime bounds every request to the API server, on both sides: what was
+// not answered by then cannot happen later.
+const requestTime = 10 * time.Second
+
+func daemonCommand() *cobra.Command {
+	var configPath, kubeconfig string
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Serve the CNI plugin of this node",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return daemon(cmd.Context(), configPath, kubeconfig)
+		},
+	}
+	cmd.Flags().StringVar(&configPath, "config-path", "/tmp/spiderpool/config-map/conf.yml", "path of conf.yml")
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig to use outside a cluster; empty: the pod's service account")
+	return cmd
+}
+
+func daemon(ctx context.Context, configPath, kubeconfig string) error {
+	env, err := config.AgentFromEnv(os.Environ())
+	if err != nil {
+		return err
+	}
+	conf, err := config.Load(configPath)
+	if err != nil {
+		return err
+	}
+	log := logger(env.LogLevel)
+	for _, name := range append(conf.NoEffect, env.NoEffect...) {
+		log.Info("a setting has no effect in this version", "name", name)
+	}
+	a, err := build(conf, env, kubeconfig, log)
+	if err != nil {
+		return err
+	}
+	if err := gops.Listen(gops.Options{Addr: local(env.GopsPort)}); err != nil {
+		return fmt.Errorf("listen for gops: %w", err)
+	}
+	defer gops.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error { return serveHTTP(ctx, env.HealthPort, a.Health()) })
+	return group.Wait()
+}
+
+func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Logger) (*agent.Agent, error) {
+	// An empty path means the service account of this pod.
+	watch, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	watch.QPS = -1 // the agent bounds its requests itself; the API server has priority and fairness
+	live := rest.CopyConfig(watch)
+	live.Timeout = requestTime
+	c, err := client.New(live, client.Options{Scheme: world.Scheme()})
+	if err != nil {
+		return nil, fmt.Errorf("prepare the client: %w", err)
+	}
+	w, err := world.New(watch, c, env.NodeName)
+	if err != nil {
+		return nil, err
+	}
+	return agent.New(agent.Options{
+		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, Families: families(conf),
+		Client: c, World: w, Log: log,
+	}), nil
+}
+
+func families(conf config.Config) (out []pool.Family) {
+	if conf.EnableIPv4 {
+		out = append(out, pool.IPv4)
+	}
+	if conf.EnableIPv6 {
+		out = append(out, pool.IPv6)
+	}
+	return out
+}
+
+// logger writes JSON lines to standard error, for this program and the
+// libraries that it uses.
+func logger(level slog.Level) *slog.Logger {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	slog.SetDefault(log)
+	klog.SetSlogLogger(log)
+	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	return log
+}
+
+func serveHTTP(ctx context.Context, port int, handler http.Handler) error {
+	server := &http.Server{Addr: ":" + strconv.Itoa(port), Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve port %d: %w", port, err)
+	}
+	return nil
+}
+
+func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
