@@ -42,6 +42,7 @@ const (
 
 // call is one execution of the plugin.
 type call struct {
+	began time.Time
 	// conf is the default configuration until the one on stdin has been read.
 	conf config
 	log  *slog.Logger
@@ -54,7 +55,7 @@ type call struct {
 // Main serves the CNI call that the environment and stdin describe, prints its result or its error to stdout, and
 // returns the exit code. Called by cmd/spiderpool.
 func Main(ctx context.Context) int {
-	c := &call{conf: defaults(), log: slog.New(slog.DiscardHandler)}
+	c := &call{began: time.Now(), conf: defaults(), log: slog.New(slog.DiscardHandler)}
 	verb := os.Getenv("CNI_COMMAND")
 	failed := guard(func() *types.Error { return c.serve(ctx, verb) })
 	if failed == nil {

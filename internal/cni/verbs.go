@@ -176,6 +176,7 @@ func nothingHappened(err error) bool { return errors.Is(err, wire.ErrNoAgent) }
 func (c *call) ask(ctx context.Context, req *wire.Request, passing func(error) bool) (*wire.Reply, error) {
 	giveUp := time.After(patience)
 	for {
+		req.Age = time.Since(c.began)
 		reply, err := wire.Call(ctx, c.conf.socket, req)
 		if err == nil || !passing(err) {
 			return reply, err
