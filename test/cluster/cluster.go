@@ -1,0 +1,154 @@
+// Package cluster is a lab with the product installed on it the way an
+// administrator installs it: the image made by make, the chart installed by
+// Helm, a CNI configuration put on every node. The demo and all end-to-end
+// tests start here.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/internal/world"
+	"github.com/spidernet-io/spiderpool/test/lab"
+	"github.com/spidernet-io/spiderpool/test/lab/parts"
+)
+
+// Cluster is a lab in which pods get their addresses from Spiderpool.
+type Cluster struct {
+	*lab.Lab
+	client.Client
+	// Out receives progress and what Show shows.
+	Out io.Writer
+
+	kubectl, helm string
+}
+
+// Start brings up a lab, installs the product and waits until all nodes are
+// ready. values are further --set arguments of the chart. If it fails, nothing
+// is left behind.
+func Start(ctx context.Context, c lab.Config, values ...string) (*Cluster, error) {
+	archive, err := image(ctx, c.Out)
+	if err != nil {
+		return nil, err
+	}
+	helm, err := parts.Bin(ctx, c.Out, "helm")
+	if err != nil {
+		return nil, err
+	}
+	kubernetes, err := parts.Bin(ctx, c.Out, "kubernetes")
+	if err != nil {
+		return nil, err
+	}
+	l, err := lab.Up(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	out := &Cluster{Lab: l, Out: c.Out, helm: filepath.Join(helm, "helm"), kubectl: filepath.Join(kubernetes, "kubectl")}
+	if err := out.install(ctx, archive, values); err != nil {
+		_ = l.Down(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return out, nil
+}
+
+// image makes the agent's image and returns its archive.
+func image(ctx context.Context, out io.Writer) (string, error) {
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "image")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = root(), out, out
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("make image: %w", err)
+	}
+	return filepath.Join(root(), "_output", "spiderpool-agent-"+runtime.GOARCH+".tar"), nil
+}
+
+// root is the top of the source tree.
+func root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+func (c *Cluster) install(ctx context.Context, archive string, values []string) error {
+	scheme := world.Scheme()
+	for _, add := range []func(*kruntime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return err
+		}
+	}
+	var err error
+	if c.Client, err = client.New(c.API.Config(), client.Options{Scheme: scheme}); err != nil {
+		return err
+	}
+	if err := c.LoadImage(ctx, archive); err != nil {
+		return err
+	}
+	args := []string{"install", "spiderpool", filepath.Join(root(), "charts", "spiderpool"), "--namespace", "kube-system", "--wait", "--timeout", "5m"}
+	for _, v := range values {
+		args = append(args, "--set", v)
+	}
+	if text, err := c.Helm(ctx, args...); err != nil {
+		return fmt.Errorf("%w\n%s\n%s", err, text, c.diagnosis(ctx))
+	}
+	conf := lab.MacvlanConflist("1.0.0", "underlay", lab.Segments[0], map[string]any{"type": "spiderpool"})
+	if err := c.WriteCNI("", "10-underlay.conflist", conf); err != nil {
+		return err
+	}
+	return c.WaitReady(ctx)
+}
+
+// diagnosis says how the agents are, for the message of a failed installation.
+func (c *Cluster) diagnosis(ctx context.Context) string {
+	pods, _ := c.Kubectl(ctx, "-n", "kube-system", "get", "pods", "-o", "wide")
+	events, _ := c.Kubectl(ctx, "-n", "kube-system", "get", "events", "--sort-by=.lastTimestamp")
+	logs, _ := c.Kubectl(ctx, "-n", "kube-system", "logs", "daemonset/spiderpool-agent", "--all-containers", "--tail=30")
+	return pods + events + logs
+}
+
+// Helm runs helm on the cluster and returns what it printed.
+func (c *Cluster) Helm(ctx context.Context, args ...string) (string, error) {
+	return c.run(ctx, "", c.helm, args...)
+}
+
+// Kubectl runs kubectl on the cluster and returns what it printed.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return c.run(ctx, "", c.kubectl, args...)
+}
+
+// Apply applies manifests in YAML.
+func (c *Cluster) Apply(ctx context.Context, manifests string) error {
+	_, err := c.run(ctx, manifests, c.kubectl, "apply", "-f", "-")
+	return err
+}
+
+// Show prints a kubectl command and its output as a person would see them.
+func (c *Cluster) Show(ctx context.Context, args ...string) error {
+	text, err := c.Kubectl(ctx, args...)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.Out, "\n$ kubectl %s\n%s", strings.Join(args, " "), text)
+	return err
+}
+
+func (c *Cluster) run(ctx context.Context, stdin, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
