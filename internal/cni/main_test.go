@@ -115,7 +115,12 @@ func (w *world) serve(t *testing.T, script func(context.Context, *wire.Request) 
 	go func() {
 		done <- wire.Serve(ctx, l, func(ctx context.Context, req *wire.Request) *wire.Reply {
 			w.mu.Lock()
-			w.requests = append(w.requests, *req)
+			if tells := req.Verb != wire.VerbDel; (req.Age > 0) != tells {
+				t.Errorf("%s tells an age of %s", req.Verb, req.Age)
+			}
+			plain := *req
+			plain.Age = 0 // differs at every run
+			w.requests = append(w.requests, plain)
 			w.mu.Unlock()
 			return script(ctx, req)
 		})
