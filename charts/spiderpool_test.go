@@ -118,7 +118,7 @@ func (o objects) at(t *testing.T, name, path string) string {
 const (
 	daemonSet = "DaemonSet/spiderpool-agent"
 	agent     = ".spec.template.spec.containers[0]"
-	config    = "ConfigMap/spiderpool-conf"
+	configMap = "ConfigMap/spiderpool-conf"
 	conf      = `{.data.conf\.yml}`
 )
 
@@ -144,16 +144,16 @@ func TestValues(t *testing.T) {
 		{"global.ipamBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
 		{"global.cniBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
 		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, volume("socket") + ` {` + agent + `.volumeMounts[?(@.name=="socket")].mountPath}`, "/run/sp /run/sp"},
-		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", config, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", configMap, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
 		{"global.configName=other", "ConfigMap/other", "{.metadata.name}", "other"},
 		{"global.configName=other", daemonSet, `{.spec.template.spec.volumes[*].configMap.name}`, "other"},
 
-		{"", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
-		{"feature.enableIPv4=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: true\nenableStatefulSet: true\n"},
-		{"feature.enableIPv6=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: true\n"},
-		{"feature.enableStatefulSet=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\n"},
-		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\n"},
-		{"feature.enableIPv4=false,ipam.enableIPv4=true", config, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"feature.enableIPv4=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"feature.enableIPv6=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: true\n"},
+		{"feature.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\n"},
+		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\n"},
+		{"feature.enableIPv4=false,ipam.enableIPv4=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
 		{"feature.networkMode=legacy", daemonSet, "{.metadata.name}", "spiderpool-agent"},
 
 		{"spiderpoolAgent.name=a", "DaemonSet/a", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "a a"},
