@@ -35,7 +35,7 @@ lint: ## Look for mistakes and bad habits
 
 .PHONY: packages
 packages: # Install the Debian packages that the lab needs, if any is missing
-	@missing=$$(grep -vE '^ *(#|$$)' test/lab/packages.txt | while read -r p; do \
+	@missing=$$(sed 's/#.*//' test/lab/packages.txt | grep -oE '[^[:space:]]+' | while read -r p; do \
 	  dpkg-query -W -f='$${Status}\n' "$$p" 2>/dev/null | grep -q '^install ok installed' || echo "$$p"; done); \
 	[ -z "$$missing" ] || { echo "installing" $$missing; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }

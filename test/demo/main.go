@@ -31,6 +31,7 @@ apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderIPPool
 metadata: {name: demo-v4}
 spec:
+  ipVersion: 4
   subnet: 172.20.0.0/16
   ips: ["172.20.0.10-172.20.0.200"]
   gateway: 172.20.0.1
@@ -40,6 +41,7 @@ apiVersion: spiderpool.spidernet.io/v2beta1
 kind: SpiderIPPool
 metadata: {name: demo-v6}
 spec:
+  ipVersion: 6
   subnet: fd00:172:20::/64
   ips: ["fd00:172:20::10-fd00:172:20::ffff:ffff"]
   gateway: fd00:172:20::1
