@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,12 +16,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/pool"
@@ -49,23 +52,50 @@ const requestWait = 30 * time.Second
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	installed.Do(func() {
-		_, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-			Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	})
-	c, err := client.New(server.Config(), client.Options{Scheme: world.Scheme()})
+	scheme := world.Scheme()
+	if err := rbacv1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(server.Config(), client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
+	installed.Do(func() { install(t, server, c) })
 	cl := &cluster{Client: c, t: t, server: server, prefix: fmt.Sprintf("t%d", tests.Add(1))}
 	cl.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: cl.prefix, Labels: map[string]string{"team": cl.prefix}}})
 	t.Cleanup(cl.clear)
 	cl.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: cl.prefix, Name: "default"}})
 	return cl
+}
+
+// install brings what the chart brings: the CRDs, and the agent's account with
+// the role that is shipped.
+func install(t *testing.T, server *apiserver.Server, c client.Client) {
+	t.Helper()
+	chart := filepath.Join("..", "..", "charts", "spiderpool", "files")
+	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
+		Paths: []string{filepath.Join(chart, "generated", "crds")}, ErrorIfPathMissing: true,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(chart, "roles", "agent.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.UnmarshalStrict(text, role); err != nil {
+		t.Fatal(err)
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "spiderpool-agent"}}
+	for _, o := range []client.Object{role, account, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
+	}} {
+		if err := c.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // clear frees what the test's pods still hold, for the tests that come after.
@@ -184,7 +214,10 @@ func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
 
 func (n *node) start(faults ...interceptor.Funcs) {
 	n.t.Helper()
-	watch := n.server.Config()
+	watch, err := n.server.ServiceAccountConfig(n.t.Context(), "kube-system", "spiderpool-agent", nil)
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	watch.QPS = -1
 	live := rest.CopyConfig(watch)
 	live.Timeout = 10 * time.Second
