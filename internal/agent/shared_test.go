@@ -40,6 +40,7 @@ func TestShared(t *testing.T) {
 			})
 		}
 		group.Wait()
+		synctest.Wait()
 		if reads > 4 {
 			t.Errorf("%d reads of 10 ms for calls within 20 ms", reads)
 		}
