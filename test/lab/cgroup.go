@@ -22,43 +22,43 @@ func cgroupOf(elem ...string) string {
 	return filepath.Join(append([]string{sharedCgroup}, elem...)...)
 }
 
-// hierarchies are the mount points of the cgroup hierarchies that containers
-// use: those of version 1 if it has any controller, else the one of version 2.
-func hierarchies() (v1 bool, roots []string, err error) {
+// hierarchies are the mount points of all cgroup hierarchies, first those of
+// version 1, then that of version 2. Beside version 1 that of version 2 has no
+// controllers, but runc makes its groups there too.
+func hierarchies() (v1, v2 []string, err error) {
 	points, err := mountPoints()
 	if err != nil {
-		return false, nil, err
+		return nil, nil, err
 	}
-	var unified []string
 	for _, p := range points {
-		switch p.fstype {
-		case "cgroup":
-			roots = append(roots, p.path)
-			v1 = v1 || !strings.Contains(p.options, "name=")
-		case "cgroup2":
-			unified = append(unified, p.path)
+		switch {
+		case p.fstype == "cgroup":
+			v1 = append(v1, p.path)
+		case p.fstype == "cgroup2" && v2 == nil:
+			v2 = []string{p.path}
 		}
 	}
-	if v1 {
-		return true, roots, nil
+	if len(v1)+len(v2) == 0 {
+		return nil, nil, errors.New("no cgroup hierarchy is mounted")
 	}
-	if len(unified) == 0 {
-		return false, nil, errors.New("no cgroup hierarchy is mounted")
-	}
-	return false, unified[:1], nil
+	return v1, v2, nil
 }
 
 // makeCgroup makes a cgroup in every hierarchy, fit for containers, and
 // returns the cgroup.procs file by which a process joins it.
 func makeCgroup(cgroup string) (procs string, err error) {
-	v1, roots, err := hierarchies()
+	v1, v2, err := hierarchies()
 	if err != nil {
 		return "", err
+	}
+	roots := v1
+	if len(v1) == 0 {
+		roots = v2
 	}
 	for _, root := range roots {
 		dir := root
 		for elem := range strings.SplitSeq(cgroup, "/") {
-			if !v1 {
+			if len(v1) == 0 {
 				enableControllers(dir)
 			}
 			parent := dir
@@ -178,11 +178,11 @@ func isMember(pid int, cgroup string) bool {
 
 // removeCgroup removes an empty cgroup with all below it.
 func removeCgroup(cgroup string) error {
-	_, roots, err := hierarchies()
+	v1, v2, err := hierarchies()
 	if err != nil {
 		return err
 	}
-	for _, root := range roots {
+	for _, root := range append(v1, v2...) {
 		if err := removeTree(filepath.Join(root, cgroup)); err != nil {
 			return err
 		}
@@ -216,8 +216,8 @@ func removeTree(dir string) error {
 // removeSharedCgroup removes what all instances have in common; that fails as
 // long as one is there.
 func removeSharedCgroup() {
-	_, roots, _ := hierarchies()
-	for _, root := range roots {
+	v1, v2, _ := hierarchies()
+	for _, root := range append(v1, v2...) {
 		_ = unix.Rmdir(filepath.Join(root, sharedCgroup))
 	}
 }

@@ -113,10 +113,13 @@ func (l *Lab) DeleteNode(ctx context.Context, nodeName string) error {
 	if err := client.CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	if err := removeCgroup(cgroupOf(l.cfg.Name, n.Name)); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(l.nodeDir(n)); err != nil {
+	err = persist(ctx, n.Name, func() error {
+		if err := removeCgroup(cgroupOf(l.cfg.Name, n.Name)); err != nil {
+			return err
+		}
+		return os.RemoveAll(l.nodeDir(n))
+	})
+	if err != nil {
 		return err
 	}
 	return l.keepProxy(ctx, n)

@@ -85,10 +85,26 @@ func sameFile(f *os.File, path string) bool {
 // processes are those in its cgroups, its mounts those below its directory.
 // The caller holds the lock.
 func remove(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, downTimeout, fmt.Errorf("lab %s is not gone after %s", name, downTimeout))
+	return persist(ctx, "lab "+name, func() error {
+		if err := killMembers(ctx, cgroupOf(name)); err != nil {
+			return err
+		}
+		if err := unmountBelow(instanceDir(name)); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(instanceDir(name)); err != nil {
+			return err
+		}
+		return removeCgroup(cgroupOf(name))
+	})
+}
+
+// persist repeats an ending until the kernel has let go of everything.
+func persist(ctx context.Context, what string, once func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, downTimeout, fmt.Errorf("%s is not gone after %s", what, downTimeout))
 	defer cancel()
 	for {
-		err := removeOnce(ctx, name)
+		err := once()
 		if err == nil {
 			return nil
 		}
@@ -98,19 +114,6 @@ func remove(ctx context.Context, name string) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-func removeOnce(ctx context.Context, name string) error {
-	if err := killMembers(ctx, cgroupOf(name)); err != nil {
-		return err
-	}
-	if err := unmountBelow(instanceDir(name)); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(instanceDir(name)); err != nil {
-		return err
-	}
-	return removeCgroup(cgroupOf(name))
 }
 
 // unlockAndForget gives the lock back; after the last instance it removes what

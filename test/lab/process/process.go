@@ -181,6 +181,9 @@ func (p Process) wait(ctx context.Context) error {
 	return nil
 }
 
+// longestLine bounds a line of a log that is quoted: some hold stack traces.
+const longestLine = 500
+
 // Tail returns the last lines of the process's log, for error messages.
 func (p Process) Tail(lines int) string {
 	data, err := os.ReadFile(p.Log)
@@ -188,7 +191,11 @@ func (p Process) Tail(lines int) string {
 		return err.Error()
 	}
 	all := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return p.Log + ":\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
+	all = all[max(0, len(all)-lines):]
+	for i, line := range all {
+		all[i] = line[:min(len(line), longestLine)]
+	}
+	return p.Log + ":\n" + strings.Join(all, "\n")
 }
 
 // Save stores the record in a file, whole or not at all.
