@@ -17,13 +17,38 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
-// asker is who an ADD serves and for what: fixed once the pod is known.
+// asker is one ADD: who asks and for what, and how far it has come.
 type asker struct {
-	req     *wire.Request
+	req *wire.Request
+	// came is when the request came; patience is until when it may wait.
+	came, patience time.Time
+
 	uid     string // of the attachment, as CNI gave it
 	pod     *corev1.Pod
 	subject *pool.Subject
 	wish    pool.Wish
+
+	// seen is when the last LIST was sent that this ADD has used, by pool.
+	seen map[string]time.Time
+	// edited is closed when a pool is edited after the last round began.
+	edited <-chan struct{}
+	// called is closed when this ADD is called out of the line of waiters while
+	// it searches.
+	called <-chan struct{}
+}
+
+// patient reports whether this ADD may wait.
+func (ask *asker) patient() bool { return time.Now().Before(ask.patience) }
+
+// hold does something that the API server may not answer now, again and again
+// while that may change and the ADD has patience.
+func (ask *asker) hold(ctx context.Context, do func() error) error {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := do()
+		if !transient(err) || !ask.patient() || wait(ctx, time.After(jitter(pause))) != nil {
+			return err
+		}
+	}
 }
 
 // add serves ADD: an exact repeat from memory; otherwise what the attachment
@@ -34,13 +59,14 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 		return nil, errStarting
 	}
 	c := container{req.ContainerID, req.Interface}
-	ctx, leave, err := a.table.enter(ctx, c, time.Now().Add(-req.Age))
+	now := time.Now()
+	ctx, leave, err := a.table.enter(ctx, c, now.Add(-req.Age))
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	ask, err := a.who(ctx, req)
-	if err != nil {
+	ask := &asker{req: req, came: now, patience: a.table.since(c.id).Add(a.timing.patience), seen: map[string]time.Time{}}
+	if err := ask.hold(ctx, func() error { return a.who(ctx, ask) }); err != nil {
 		return nil, err
 	}
 	at, give, err := a.table.take(ctx, attachmentKey{ask.uid, req.Interface})
@@ -57,28 +83,27 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 
 // who finds out which pod asks and which pools it may take from. A pod that is
 // terminating or has finished gets no address.
-func (a *Agent) who(ctx context.Context, req *wire.Request) (*asker, error) {
+func (a *Agent) who(ctx context.Context, ask *asker) error {
+	req := ask.req
 	pod, err := a.world.Pod(ctx, req.Pod.Namespace, req.Pod.Name, req.Pod.UID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if why := finished(pod); why != "" {
-		return nil, fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
+		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
 	}
-	subject, err := a.world.Subject(ctx, pod)
-	if err != nil {
-		return nil, err
+	if ask.subject, err = a.world.Subject(ctx, pod); err != nil {
+		return err
 	}
 	conf := map[pool.Family][]string{pool.IPv4: req.IPv4Pools, pool.IPv6: req.IPv6Pools}
-	wish, err := pool.WishOf(pod.Annotations, conf, a.world.Pools(), a.families)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errConfig, err)
+	if ask.wish, err = pool.WishOf(pod.Annotations, conf, a.world.Pools(), a.families); err != nil {
+		return fmt.Errorf("%w: %w", errConfig, err)
 	}
-	uid := req.Pod.UID
-	if uid == "" {
-		uid = string(pod.UID)
+	ask.pod, ask.uid = pod, req.Pod.UID
+	if ask.uid == "" {
+		ask.uid = string(pod.UID)
 	}
-	return &asker{req: req, uid: uid, pod: pod, subject: subject, wish: wish}, nil
+	return nil
 }
 
 func finished(p *corev1.Pod) string {
@@ -125,19 +150,25 @@ func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.R
 // new container, and returns nil if it holds none that its pool still has: of
 // the pool's rules only the ranges are tested for a holder.
 func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
+	if err := ask.hold(ctx, func() error { return a.resolve(ctx, at) }); err != nil && !errors.Is(err, errUnsettled) {
+		return nil, err
+	}
 	for _, h := range at.of(f) {
-		if err := a.rewrite(ctx, at, h, ask); errors.Is(err, ledger.ErrLost) {
+		if asked := ask.requested(f); asked.IsValid() && asked != addressOf(h.entry) {
+			continue
+		}
+		if err := ask.hold(ctx, func() error { return a.rewrite(ctx, at, h, ask) }); errors.Is(err, ledger.ErrLost) {
 			at.forget(h)
 			continue
 		} else if err != nil {
-			return nil, err
+			return nil, away(err)
 		}
-		live, err := a.live.get(ctx, h.entry.Spec.Pool)
+		live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
 		switch {
 		case errors.Is(err, errNoPool) || err == nil && !live.Addresses.Contains(addressOf(h.entry)):
 			a.putBack(ctx, at, []*holding{h})
 		case err != nil:
-			return nil, fmt.Errorf("%w: %w", errAway, err)
+			return nil, away(err)
 		default:
 			h.pool = live
 			return h, nil
@@ -165,7 +196,7 @@ func (a *Agent) rewrite(ctx context.Context, at *attachment, h *holding, ask *as
 		err = a.ledger.Update(ctx, entry)
 	}
 	if err != nil {
-		return away(err)
+		return err
 	}
 	h.entry = entry
 	return nil
@@ -176,7 +207,7 @@ func (a *Agent) rewrite(ctx context.Context, at *attachment, h *holding, ask *as
 func (a *Agent) reread(ctx context.Context, known *v2beta1.SpiderIP, key attachmentKey) (*v2beta1.SpiderIP, error) {
 	now, err := a.ledger.Get(ctx, known.Name)
 	if err != nil {
-		return known, fmt.Errorf("%w: read SpiderIP %s: %w", errAway, known.Name, err)
+		return known, fmt.Errorf("read SpiderIP %s: %w", known.Name, err)
 	}
 	if now == nil || keyOf(now) != key || now.Spec.Node != known.Spec.Node {
 		return known, ledger.ErrLost
@@ -204,6 +235,9 @@ func (a *Agent) putBack(ctx context.Context, at *attachment, back []*holding) {
 		if h == nil {
 			continue
 		}
+		if !slices.Contains(at.held, h) {
+			at.held = append(at.held, h)
+		}
 		h.pool = nil
 		if err := a.release(ctx, at, h); err != nil {
 			a.log.Warn("not released yet", "address", h.entry.Spec.Address, "pod", h.entry.Spec.Pod.Namespace+"/"+h.entry.Spec.Pod.Name, "error", err)
@@ -211,12 +245,16 @@ func (a *Agent) putBack(ctx context.Context, at *attachment, back []*holding) {
 	}
 }
 
-// release frees one holding; one that has become somebody else's is left alone.
+// release frees one holding, or hands it to the oldest ADD that waits for such
+// an address; one that has become somebody else's is left alone.
 func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
-	err := a.ledger.Release(ctx, h.entry)
+	handed, err := a.handOver(ctx, h)
+	if err == nil && !handed {
+		err = a.ledger.Release(ctx, h.entry)
+	}
 	if errors.Is(err, ledger.ErrLost) {
 		var now *v2beta1.SpiderIP
-		if now, err = a.reread(ctx, h.entry, at.key); err == nil {
+		if now, err = a.reread(ctx, h.entry, at.key); err == nil && now.Spec.ContainerID == h.entry.Spec.ContainerID {
 			err = a.ledger.Release(ctx, now)
 		}
 	}
@@ -224,8 +262,30 @@ func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
 		return away(err)
 	}
 	at.forget(h)
-	a.hints.free(h.entry.Spec.Pool, addressOf(h.entry))
+	if !handed {
+		a.scouts.of(h.entry.Spec.Pool).free(addressOf(h.entry))
+	}
 	return nil
+}
+
+// handOver writes an address that is being released to the name of the oldest
+// ADD in line that can use it. That ADD fences it like any other.
+func (a *Agent) handOver(ctx context.Context, h *holding) (bool, error) {
+	w := a.waiters.call(h.entry.Spec.Pool, addressOf(h.entry))
+	if w == nil {
+		return false, nil
+	}
+	entry := h.entry.DeepCopy()
+	a.fill(entry, w.ask)
+	if err := a.ledger.Update(ctx, entry); err != nil {
+		w.offer <- nil
+		if errors.Is(err, ledger.ErrUnknown) {
+			a.doubtOf(keyOf(entry), entry)
+		}
+		return false, err
+	}
+	w.offer <- &holding{entry: entry}
+	return true, nil
 }
 
 func (at *attachment) forget(h *holding) {

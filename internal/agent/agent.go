@@ -7,13 +7,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -21,13 +21,36 @@ import (
 )
 
 const (
-	// callTime ends a call that the plugin has given up or soon will: it waits 60 s.
-	callTime = 60 * time.Second
+	// callTime ends a call a little before the plugin gives it up.
+	callTime = 55 * time.Second
 	// afterwards is how long a call that ended may still take to put back what it claimed.
 	afterwards = 10 * time.Second
-	// rereadNotes is how often notes of DELs are looked for.
-	rereadNotes = 10 * time.Second
 )
+
+// timing is how long things may take. Tests shorten it.
+type timing struct {
+	// patience is how long the ADDs of one sandbox may wait in all, for an
+	// address or for the API server.
+	patience time.Duration
+	// silent is how long after a DEL its address is released at the latest.
+	silent time.Duration
+	// settled is how long after a claim was sent it is certain whether it
+	// happened: twice the time after which the API server gives it up.
+	settled time.Duration
+	// notes is how often notes of DELs are read.
+	notes time.Duration
+	// second is when after the start the ledger is read for the second time:
+	// when all that an agent before this one sent is settled.
+	second time.Duration
+}
+
+var production = timing{
+	patience: 30 * time.Second,
+	silent:   2 * time.Second,
+	settled:  20 * time.Second,
+	notes:    10 * time.Second,
+	second:   30 * time.Second,
+}
 
 // Options are what an Agent is made of.
 type Options struct {
@@ -51,27 +74,33 @@ type Agent struct {
 	world    *world.World
 	ledger   *ledger.Ledger
 	live     *shared[*pool.Pool]
-	lists    *shared[addr.Set]
-	hints    *hints
+	scouts   *scouts
+	waiters  *waiters
 	table    *table
 	publish  *publisher
 	log      *slog.Logger
+	timing   timing
 	ready    atomic.Bool
+
+	// life is the context of Run; what calls leave to be done later is bound to
+	// it, not to them.
+	life       context.Context
+	background sync.WaitGroup
 }
 
 // New makes an agent.
 func New(o Options) *Agent {
 	l := ledger.New(o.Client)
-	a := &Agent{
+	return &Agent{
 		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, log: o.Log,
 		ledger:  l,
 		live:    share(livePool(o.Client)),
-		lists:   share(l.OfPool),
-		hints:   newHints(),
+		scouts:  newScouts(l.OfPool),
+		waiters: &waiters{},
+		timing:  production,
 		table:   newTable(),
 		publish: newPublisher(o.Client, o.World, o.Node, o.Log),
 	}
-	return a
 }
 
 // Run serves until ctx ends. The socket opens at once, so that a restart does
@@ -83,11 +112,23 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	a.life = ctx
+	defer a.background.Wait()
 	group.Go(func() error { return wire.Serve(ctx, listener, a.handle) })
 	group.Go(func() error { return a.world.Run(ctx) })
 	group.Go(func() error { return a.publish.run(ctx) })
 	group.Go(func() error { return a.recover(ctx) })
 	return group.Wait()
+}
+
+// later does something in the background after a time, unless the agent stops
+// before.
+func (a *Agent) later(after time.Duration, do func(context.Context)) {
+	a.background.Go(func() {
+		if wait(a.life, time.After(after)) == nil {
+			do(a.life)
+		}
+	})
 }
 
 // Ready reports whether ADDs are served.
@@ -116,6 +157,8 @@ func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, erro
 		return &wire.Reply{}, a.del(ctx, req)
 	case wire.VerbCheck:
 		return &wire.Reply{}, a.check(ctx, req)
+	case wire.VerbGC:
+		return &wire.Reply{}, a.gc(ctx, req)
 	case wire.VerbStatus:
 		return &wire.Reply{}, a.status()
 	}

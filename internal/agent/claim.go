@@ -4,30 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
-	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
-// tries is how many addresses are tried between two LISTs of a pool.
-const tries = 8
-
 // errNoPool means that a pool that was asked for is gone or malformed.
 var errNoPool = errors.New("it serves nobody")
-
-// fullError means that every address of a pool was seen taken by this ADD.
-type fullError struct{ size addr.Count }
-
-func (e *fullError) Error() string {
-	return fmt.Sprintf("all IP addresses used out: 0 free of %s", e.size)
-}
 
 // livePool reads and parses a pool from the API server, for the fence.
 func livePool(c client.Reader) func(context.Context, string) (*pool.Pool, error) {
@@ -46,12 +34,89 @@ func livePool(c client.Reader) func(context.Context, string) (*pool.Pool, error)
 	}
 }
 
-// claim gives the attachment a new address of family f from the first pool of
-// the wish that serves it. Only a pool that refuses or is proven full is passed
-// over for the next.
+// claim gives the attachment a new address of family f. If every pool of the
+// wish that would serve it is full, it waits in line: for an address that this
+// node releases, for an edit of a pool, and for the time to look again; and
+// looks once more before it gives up.
 func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
+	h, err := a.round(ctx, at, ask, f)
+	var refused *refusedError
+	for errors.As(err, &refused) && len(refused.full) > 0 && ask.patient() {
+		h, err = a.inLine(ctx, at, ask, f, refused)
+	}
+	return h, err
+}
+
+// inLine waits in line until something may have changed, then searches again,
+// or takes what it was called out for.
+func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.Family, refused *refusedError) (*holding, error) {
+	w := a.waiters.join(at, ask, refused.full)
+	var h *holding
+	err := a.idle(ctx, w)
+	if err == nil {
+		ask.called = w.called
+		h, err = a.round(ctx, at, ask, f)
+		ask.called = nil
+	}
+	if a.waiters.leave(w) {
+		return h, err
+	}
+	offer := <-w.offer
+	if offer == nil || h != nil || ctx.Err() != nil { // nothing came, or one address is enough, or nobody needs it
+		a.putBack(ctx, at, []*holding{offer})
+		return h, orElse(err, errCalled, refused)
+	}
+	at.held = append(at.held, offer)
+	h, err = a.fence(ctx, at, ask, offer, f)
+	var unserved *unservedError
+	var moved *movedError
+	if errors.As(err, &unserved) || errors.As(err, &moved) {
+		return nil, refused
+	}
+	return h, err
+}
+
+// orElse is err, but for one that stands for another.
+func orElse(err, one, other error) error {
+	if errors.Is(err, one) {
+		return other
+	}
+	return err
+}
+
+// idle returns when a pool was edited or when it is time to look again; with
+// errCalled if w was called out, or the end of ctx.
+func (a *Agent) idle(ctx context.Context, w *waiter) error {
+	pause := time.Until(w.ask.patience)
+	for name, wants := range w.wants {
+		scout := a.scouts.of(name)
+		taken, foreign := scout.unlikely()
+		if !wants.Minus(taken).Minus(foreign).IsEmpty() {
+			return nil // it was released while this ADD was joining the line
+		}
+		pause = min(pause, scout.pause())
+	}
+	select {
+	case <-w.called:
+		return errCalled
+	case <-w.ask.edited:
+	case <-time.After(max(pause, minPause)):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// minPause keeps a waiter from turning in a loop while others send the LIST
+// that is due.
+const minPause = 10 * time.Millisecond
+
+// round tries the pools of the wish in their order, once. Only a pool that
+// refuses or is proven full is passed over for the next.
+func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
 	names := ask.wish.Names[f]
-	refused := &refusedError{family: f, source: ask.wish.Source, names: names}
+	ask.edited = a.world.PoolsChanged()
+	refused := &refusedError{family: f, source: ask.wish.Source, names: names, asked: ask.requested(f), full: map[string]addr.Set{}}
 	for _, name := range names {
 		p, err := a.world.Pool(name)
 		if err != nil {
@@ -69,114 +134,55 @@ func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	return nil, refused
 }
 
-// claimIn claims an address of family f in one pool. Every claim is followed by the fence: the pool is
-// read live, after the API server answered the claim, and must still serve the
-// pod and hold the address.
+// claimIn claims an address of family f in one pool.
 func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool.Pool, f pool.Family) (*holding, error) {
 	if why := p.Refuses(ask.subject, f); why != "" {
 		return nil, &unservedError{why}
 	}
 	for {
-		h, err := a.find(ctx, at, ask, p)
+		h, err := a.find(ctx, at, ask, p, f)
 		if err != nil {
 			return nil, err
 		}
-		live, err := a.live.get(ctx, p.Name)
-		if err != nil {
-			a.putBack(ctx, at, []*holding{h})
-			if errors.Is(err, errNoPool) {
-				return nil, &unservedError{err.Error()}
-			}
-			return nil, fmt.Errorf("%w: %w", errAway, err)
+		confirmed, err := a.fence(ctx, at, ask, h, f)
+		var moved *movedError
+		if !errors.As(err, &moved) {
+			return confirmed, err
 		}
-		if why := live.Refuses(ask.subject, f); why != "" {
-			a.putBack(ctx, at, []*holding{h})
-			return nil, &unservedError{why}
-		}
-		if live.Addresses.Contains(addressOf(h.entry)) {
-			h.pool = live
-			return h, nil
-		}
-		a.putBack(ctx, at, []*holding{h}) // the pool was edited meanwhile: search in what it is now
-		p = live
+		p = moved.to // the pool was edited meanwhile: search in what it is now
 	}
 }
 
-// find claims one free address of a pool, at random among those not known to
-// be taken. The pool counts as full only when every candidate is in a LIST
-// sent after this call began, or was answered "taken" to it.
-func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Pool) (*holding, error) {
-	candidates := p.Addresses.Minus(a.world.Reserved())
-	free := candidates.Minus(a.hints.taken(p.Name))
-	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	var taken addr.Set
-	for {
-		for range tries {
-			address, ok := free.Random(random)
-			if !ok {
-				break
-			}
-			entry := &v2beta1.SpiderIP{}
-			entry.Spec.Address, entry.Spec.Pool = address.String(), p.Name
-			a.fill(entry, ask)
-			err := a.ledger.Claim(ctx, entry)
-			switch {
-			case err == nil:
-				a.hints.use(p.Name, address)
-				h := &holding{entry: entry}
-				at.held = append(at.held, h)
-				return h, nil
-			case errors.Is(err, ledger.ErrTaken):
-				a.hints.use(p.Name, address)
-				taken, free = taken.With(address), free.Without(address)
-			default:
-				if errors.Is(err, ledger.ErrUnknown) {
-					a.doubt(entry)
-				}
-				return nil, away(err)
-			}
-		}
-		listed, err := a.lists.get(ctx, p.Name)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errAway, err)
-		}
-		a.hints.set(p.Name, listed)
-		if free = candidates.Minus(listed).Minus(taken); free.IsEmpty() {
-			return nil, &fullError{candidates.Count()}
-		}
-	}
-}
-
-// unservedError is why a pool does not serve a pod.
-type unservedError struct{ why string }
-
-func (e *unservedError) Error() string { return e.why }
-
-// refusedError tells which pools of a family were tried and why each did not serve.
-type refusedError struct {
-	family pool.Family
-	source string
-	names  []string
-	why    []string
-	full   bool
-}
-
-// add notes why a pool did not serve, unless err is trouble of another kind,
-// after which no other pool must be tried.
-func (e *refusedError) add(name string, err error) bool {
-	var full *fullError
-	var unserved *unservedError
+// fence follows every write that gives the attachment an address: the pool is
+// read live, after the API server answered the write, and must still serve the
+// pod and hold the address. If not, the address is put back, and the error is
+// unservedError or movedError.
+func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holding, f pool.Family) (*holding, error) {
+	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
 	switch {
-	case errors.As(err, &full):
-		e.full = true
-	case errors.As(err, &unserved):
+	case errors.Is(err, errNoPool):
+		err = &unservedError{err.Error()}
+	case err != nil:
 	default:
-		return false
+		if why := live.Refuses(ask.subject, f); why != "" {
+			err = &unservedError{why}
+		} else if !live.Addresses.Contains(addressOf(h.entry)) {
+			err = &movedError{to: live}
+		}
 	}
-	e.why = append(e.why, fmt.Sprintf("pool %s: %s", name, err))
-	return true
+	if err != nil {
+		a.putBack(ctx, at, []*holding{h})
+		return nil, err
+	}
+	h.pool = live
+	return h, nil
 }
 
-func (e *refusedError) Error() string {
-	return fmt.Sprintf("no IPPool available, no %s address from %v (%s): %s", e.family, e.names, e.source, strings.Join(e.why, "; "))
+// liveOf is the pool as of a moment after the call.
+func (a *Agent) liveOf(ctx context.Context, ask *asker, name string) (live *pool.Pool, err error) {
+	err = ask.hold(ctx, func() error {
+		live, err = a.live.get(ctx, name)
+		return err
+	})
+	return live, err
 }

@@ -7,39 +7,46 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/probe"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
-// del serves DEL. It succeeds whatever is known of the container: what cannot
-// be released now is noted on disk and done later.
+// del serves DEL: it is noted on disk, answered, and done in the background. So
+// it succeeds at once whatever the API server does, and a crash forgets
+// nothing. Only if it cannot be noted is it done before it is answered.
 func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 	note := wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
-	err := errStarting
-	if a.Ready() {
-		err = a.drop(ctx, note)
+	if a.Ready() && !a.table.kill(container{note.ContainerID, note.Interface}) {
+		return nil // nothing is known of it, and nothing will come
 	}
-	if err == nil {
+	if err := wire.WriteNote(wire.NotesDir(a.socket), note); err != nil {
+		a.log.Error("a DEL cannot be noted, it is done before it is answered", "container", note.ContainerID, "error", err)
+		if err := a.dispose(ctx, note); err != nil {
+			return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("the addresses of container %s cannot be released now, nor noted for later: %v", note.ContainerID, err)}
+		}
 		return nil
 	}
-	a.log.Info("the release is noted and will be done later", "container", note.ContainerID, "interface", note.Interface, "why", err)
-	if err := wire.WriteNote(wire.NotesDir(a.socket), note); err != nil {
-		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("the addresses of container %s cannot be released now, nor noted for later: %v", note.ContainerID, err)}
+	if a.Ready() {
+		a.later(0, func(ctx context.Context) { a.applyNote(ctx, note) })
 	}
 	return nil
 }
 
-// drop releases what a container holds; a container that holds nothing, or is
-// no longer the one recorded, is no error. An ADD of it in progress is
-// cancelled first.
-func (a *Agent) drop(ctx context.Context, note wire.Note) error {
+// dispose releases what a container holds, when its interface is silent: main
+// plugins call the DEL of IPAM before they remove it. A container that holds
+// nothing, or is no longer the one recorded, is no error.
+func (a *Agent) dispose(ctx context.Context, note wire.Note) error {
 	c := container{note.ContainerID, note.Interface}
-	if err := a.table.kill(ctx, c); err != nil {
+	a.table.kill(c)
+	if err := a.table.ended(ctx, c); err != nil {
 		return err
 	}
 	key, ok := a.table.boundTo(c)
 	if !ok {
 		return nil
 	}
+	probe.AwaitGone(ctx, note.Netns, note.Interface, a.timing.silent)
 	at, give, err := a.table.take(ctx, key)
 	if err != nil {
 		return err
@@ -48,28 +55,60 @@ func (a *Agent) drop(ctx context.Context, note wire.Note) error {
 	if at.container != c.id {
 		return nil
 	}
+	return a.empty(ctx, at)
+}
+
+// empty releases all that an attachment holds or may hold.
+func (a *Agent) empty(ctx context.Context, at *attachment) error {
 	at.reply = nil
-	var errs []error
+	errs := []error{a.resolve(ctx, at)}
 	for _, h := range slices.Clone(at.held) {
 		h.pool = nil
 		errs = append(errs, a.release(ctx, at, h))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	a.publish.drop(key.pod, key.ifname)
-	return nil
+	a.publish.drop(at.key.pod, at.key.ifname)
+	return errors.Join(errs...)
 }
 
-// check serves CHECK: the container's attachment holds the addresses that its
-// ADD was answered, as far as this agent knows.
+// applyNotes does what is noted: DELs that the plugin left while no agent was
+// there, those of an agent before this one, and those that failed.
+func (a *Agent) applyNotes(ctx context.Context) {
+	dir := wire.NotesDir(a.socket)
+	notes, err := wire.ReadNotes(dir)
+	if err != nil {
+		a.log.Warn("notes of DELs cannot all be read", "directory", dir, "error", err)
+	}
+	for _, note := range notes {
+		a.later(0, func(ctx context.Context) { a.applyNote(ctx, note) })
+	}
+}
+
+// applyNote does one, unless that is under way.
+func (a *Agent) applyNote(ctx context.Context, note wire.Note) {
+	done, ok := a.table.disposing(container{note.ContainerID, note.Interface})
+	if !ok {
+		return
+	}
+	defer done()
+	err := a.dispose(ctx, note)
+	if err == nil {
+		err = wire.RemoveNote(wire.NotesDir(a.socket), note)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
+	}
+}
+
+// check serves CHECK: the ledger says that the container's attachment holds the
+// addresses that its ADD was answered.
 func (a *Agent) check(ctx context.Context, req *wire.Request) error {
 	if !a.Ready() {
 		return errStarting
 	}
+	who := fmt.Sprintf("container %s, interface %s", req.ContainerID, req.Interface)
 	key, ok := a.table.boundTo(container{req.ContainerID, req.Interface})
 	if !ok {
-		return fmt.Errorf("container %s, interface %s holds no address: %w", req.ContainerID, req.Interface, errNotHeld)
+		return fmt.Errorf("%s holds no address: %w", who, errNotHeld)
 	}
 	at, give, err := a.table.take(ctx, key)
 	if err != nil {
@@ -77,32 +116,78 @@ func (a *Agent) check(ctx context.Context, req *wire.Request) error {
 	}
 	defer give()
 	for _, want := range req.Held {
-		if !slices.ContainsFunc(at.held, func(h *holding) bool { return addressOf(h.entry) == want }) {
-			return fmt.Errorf("container %s, interface %s does not hold %s: %w", req.ContainerID, req.Interface, want, errNotHeld)
+		i := slices.IndexFunc(at.held, func(h *holding) bool { return addressOf(h.entry) == want })
+		if i < 0 {
+			return fmt.Errorf("%s does not hold %s: %w", who, want, errNotHeld)
+		}
+		now, err := a.reread(ctx, at.held[i].entry, key)
+		if errors.Is(err, ledger.ErrLost) || err == nil && now.Spec.ContainerID != req.ContainerID {
+			return fmt.Errorf("%s does not hold %s: SpiderIP %s is gone or another's: %w", who, want, at.held[i].entry.Name, errNotHeld)
+		} else if err != nil {
+			return away(err)
 		}
 	}
 	return nil
 }
 
+// gc serves GC: it frees what this node holds for attachments of this network
+// that the runtime does not list, if no call of theirs is in progress and their
+// namespace is gone. One that is alive is left alone, whatever the list says:
+// lists of several users of one network name are known to be partial.
+func (a *Agent) gc(ctx context.Context, req *wire.Request) error {
+	if !a.Ready() {
+		return errStarting
+	}
+	valid := map[container]bool{}
+	for _, at := range req.Attachments {
+		valid[container{at.ContainerID, at.Interface}] = true
+	}
+	var errs []error
+	for _, key := range a.table.keys() {
+		errs = append(errs, a.collect(ctx, key, req.Network, valid))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Agent) collect(ctx context.Context, key attachmentKey, network string, valid map[container]bool) error {
+	at, give, ok := a.table.try(key)
+	if !ok {
+		return nil // a call is in progress
+	}
+	defer give()
+	c := container{at.container, key.ifname}
+	if valid[c] || a.table.calling(c) || slices.ContainsFunc(at.held, func(h *holding) bool {
+		s := h.entry.Spec
+		return s.Network != network || s.Owner != nil || !probe.Gone(s.Netns, s.Interface)
+	}) {
+		return nil
+	}
+	a.log.Info("collected: the runtime does not list it and its namespace is gone", "container", at.container, "interface", key.ifname)
+	return a.empty(ctx, at)
+}
+
 // recover learns what the node holds, does what notes ask for, and then lets
 // ADDs in. Notes are read again at once, for a plugin that wrote one while the
-// socket was being opened, and from time to time.
+// socket was being opened, and from time to time. What an agent before this one
+// claimed may appear in the ledger a little later: so there is a second look.
 func (a *Agent) recover(ctx context.Context) error {
 	for !a.load(ctx) {
-		if err := wait(ctx, time.After(time.Second)); err != nil {
+		if wait(ctx, time.After(time.Second)) != nil {
 			return nil
 		}
 	}
 	a.applyNotes(ctx)
 	a.ready.Store(true)
 	a.log.Info("serving", "socket", a.socket, "node", a.node)
-	a.applyNotes(ctx)
-	tick := time.NewTicker(rereadNotes)
+	a.later(a.timing.second, func(ctx context.Context) { a.lookAgain(ctx) })
+	tick := time.NewTicker(a.timing.notes)
 	defer tick.Stop()
-	for wait(ctx, tick.C) == nil {
+	for {
 		a.applyNotes(ctx)
+		if wait(ctx, tick.C) != nil {
+			return nil
+		}
 	}
-	return nil
 }
 
 // load fills the table from the ledger. What it finds is unconfirmed.
@@ -117,40 +202,44 @@ func (a *Agent) load(ctx context.Context) bool {
 	}
 	for i := range entries {
 		e := &entries[i]
-		key := keyOf(e)
-		at, give, err := a.table.take(ctx, key)
+		at, give, err := a.table.take(ctx, keyOf(e))
 		if err != nil {
 			return false
 		}
-		if !slices.ContainsFunc(at.held, func(h *holding) bool { return h.entry.Name == e.Name }) {
+		if !at.holds(e.Name) && !at.doubts.has(e.Spec.Address) {
 			at.held = append(at.held, &holding{entry: e})
+			a.table.bind(container{e.Spec.ContainerID, e.Spec.Interface}, at.key)
+			if at.container == "" {
+				at.container = e.Spec.ContainerID
+			}
 		}
-		at.container = e.Spec.ContainerID
 		give()
-		a.table.bind(container{e.Spec.ContainerID, e.Spec.Interface}, key)
 	}
-	a.publishFound(ctx, entries)
+	a.publishFound(entries)
 	return true
 }
 
-func (a *Agent) applyNotes(ctx context.Context) {
-	dir := wire.NotesDir(a.socket)
-	notes, err := wire.ReadNotes(dir)
-	if err != nil {
-		a.log.Warn("notes of released addresses cannot all be read", "directory", dir, "error", err)
+// lookAgain loads once more and puts right what came late: an entry beside a
+// confirmed one, and one whose container was deleted in the meantime.
+func (a *Agent) lookAgain(ctx context.Context) {
+	if !a.load(ctx) {
+		a.later(a.timing.notes, a.lookAgain)
+		return
 	}
-	for _, note := range notes {
-		if err := a.applyNote(ctx, dir, note); err != nil {
-			a.log.Warn("a noted release is not done yet", "container", note.ContainerID, "interface", note.Interface, "error", err)
+	for _, key := range a.table.keys() {
+		at, give, err := a.table.take(ctx, key)
+		if err != nil {
+			return
+		}
+		if a.table.isDead(container{at.container, key.ifname}) {
+			err = a.empty(ctx, at)
+		} else {
+			err = a.trim(ctx, at)
+		}
+		give()
+		if err != nil {
+			a.later(a.timing.notes, a.lookAgain)
+			return
 		}
 	}
-}
-
-func (a *Agent) applyNote(ctx context.Context, dir string, note wire.Note) error {
-	ctx, cancel := context.WithTimeout(ctx, afterwards)
-	defer cancel()
-	if err := a.drop(ctx, note); err != nil {
-		return err
-	}
-	return wire.RemoveNote(dir, note)
 }

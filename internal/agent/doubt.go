@@ -3,50 +3,107 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 )
 
-// settled is how long after a claim was sent it is certain whether it happened:
-// the API server gives it up before, by the timeout that each request carries.
-const settled = 20 * time.Second
+// doubt is a claim whose answer did not come. It happened, or may still happen
+// until it is settled: the API server gives a request up by the timeout that it
+// carries.
+type doubt struct {
+	claim *v2beta1.SpiderIP
+	sent  time.Time // not before the request was
+}
 
-// doubt looks after a claim whose answer did not come. When its outcome is
-// certain, the entry is released if it exists and its attachment does not hold
-// it.
-func (a *Agent) doubt(claim *v2beta1.SpiderIP) {
-	a.log.Warn("the outcome of a claim is unknown", "address", claim.Spec.Address)
-	time.AfterFunc(settled, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), afterwards)
-		defer cancel()
-		if err := a.settle(ctx, claim); err != nil {
-			a.doubt(claim)
+type doubts []doubt
+
+func (d doubts) has(address string) bool {
+	return slices.ContainsFunc(d, func(d doubt) bool { return d.claim.Spec.Address == address })
+}
+
+func (d *doubts) clear(address string) {
+	*d = slices.DeleteFunc(*d, func(d doubt) bool { return d.claim.Spec.Address == address })
+}
+
+// doubt makes a claim a doubt of its attachment, whose turn the caller has. The
+// attachment's next ADD and its DEL look at it first; when it is settled it is
+// looked at for the last time.
+func (a *Agent) doubt(at *attachment, claim *v2beta1.SpiderIP) {
+	a.log.Warn("the outcome of a claim is unknown", "address", claim.Spec.Address, "pod", claim.Spec.Pod.Namespace+"/"+claim.Spec.Pod.Name)
+	at.doubts.clear(claim.Spec.Address)
+	at.doubts = append(at.doubts, doubt{claim, time.Now()})
+	a.later(a.timing.settled, func(ctx context.Context) { a.settle(ctx, at.key) })
+}
+
+// doubtOf does the same for an attachment whose turn somebody else has.
+func (a *Agent) doubtOf(key attachmentKey, claim *v2beta1.SpiderIP) {
+	a.later(0, func(ctx context.Context) {
+		at, give, err := a.table.take(ctx, key)
+		if err != nil {
+			return
+		}
+		defer give()
+		if !at.holds(claim.Name) {
+			a.doubt(at, claim)
 		}
 	})
 }
 
-func (a *Agent) settle(ctx context.Context, claim *v2beta1.SpiderIP) error {
-	at, give, err := a.table.take(ctx, keyOf(claim))
+// settle ends the doubts of an attachment that are settled: an entry that is
+// there after all and was not taken up is released.
+func (a *Agent) settle(ctx context.Context, key attachmentKey) {
+	at, give, err := a.table.take(ctx, key)
 	if err != nil {
-		return err
+		return
 	}
 	defer give()
-	for _, h := range at.held {
-		if h.entry.Name == claim.Name {
-			return nil
+	if err = a.resolve(ctx, at); err == nil {
+		err = a.trim(ctx, at)
+	}
+	if err != nil {
+		a.later(a.timing.settled, func(ctx context.Context) { a.settle(ctx, key) })
+	}
+}
+
+// resolve looks at every doubt of an attachment. An entry that is there is held
+// from now on, unconfirmed. errUnsettled means that some may still happen.
+func (a *Agent) resolve(ctx context.Context, at *attachment) error {
+	var unsettled error
+	for _, d := range slices.Clone(at.doubts) {
+		found, err := a.reread(ctx, d.claim, at.key)
+		switch {
+		case err == nil:
+			if !at.holds(found.Name) {
+				at.held = append(at.held, &holding{entry: found})
+			}
+		case !errors.Is(err, ledger.ErrLost):
+			return err
+		case time.Since(d.sent) < a.timing.settled:
+			unsettled = errUnsettled
+			continue
+		}
+		at.doubts.clear(d.claim.Spec.Address)
+	}
+	return unsettled
+}
+
+// trim releases what the attachment holds beside a confirmed address of the
+// same family.
+func (a *Agent) trim(ctx context.Context, at *attachment) error {
+	var errs []error
+	for _, h := range slices.Clone(at.held) {
+		rivals := at.of(familyOf(h.entry))
+		if !h.confirmed() && slices.ContainsFunc(rivals, (*holding).confirmed) {
+			errs = append(errs, a.release(ctx, at, h))
 		}
 	}
-	found, err := a.reread(ctx, claim, at.key)
-	if errors.Is(err, ledger.ErrLost) {
-		return nil
-	}
-	if err == nil {
-		err = a.ledger.Release(ctx, found)
-	}
-	if errors.Is(err, ledger.ErrLost) {
-		return nil
-	}
-	return err
+	return errors.Join(errs...)
+}
+
+// holds reports whether the attachment holds the entry of that name.
+func (at *attachment) holds(name string) bool {
+	return slices.ContainsFunc(at.held, func(h *holding) bool { return h.entry.Name == name })
 }

@@ -1,27 +1,113 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 var (
-	errStarting = errors.New("the agent of this node is starting and does not know yet what its pods hold; this ends by itself")
-	errDeleted  = errors.New("the container was deleted while its addresses were being assigned")
-	errFinished = errors.New("it gets no address")
-	errConfig   = errors.New("cannot tell which pools to use")
-	errNotHeld  = errors.New("the attachment does not hold what it should")
-	errAway     = errors.New("the API server does not answer")
+	errStarting  = errors.New("the agent of this node is starting and does not know yet what its pods hold; this ends by itself")
+	errDeleted   = errors.New("the container was deleted while its addresses were being assigned")
+	errFinished  = errors.New("it gets no address")
+	errConfig    = errors.New("cannot tell which pools to use")
+	errNotHeld   = errors.New("the attachment does not hold what it should")
+	errAway      = errors.New("the API server does not answer")
+	errUnsettled = errors.New("it is not known yet whether a claim happened")
+	// errCalled ends a search of an ADD that is called out of the line.
+	errCalled = errors.New("an address is offered")
 )
 
-// away marks the error of a write to the ledger: if it is not known whether
-// the write happened, the API server is away and waiting may help.
+// fullError means that every candidate of a pool was seen taken by this ADD.
+type fullError struct{ candidates addr.Set }
+
+func (e *fullError) Error() string {
+	return fmt.Sprintf("all IP addresses used out: 0 free of %s", e.candidates.Count())
+}
+
+// unservedError is why a pool does not serve a pod.
+type unservedError struct{ why string }
+
+func (e *unservedError) Error() string { return e.why }
+
+// movedError means that a pool was edited and lost the address just claimed.
+type movedError struct{ to *pool.Pool }
+
+func (e *movedError) Error() string { return "IPPool " + e.to.Name + " was edited meanwhile" }
+
+// refusedError tells which pools of a family were tried and why each did not serve.
+type refusedError struct {
+	family pool.Family
+	source string
+	names  []string
+	asked  netip.Addr // valid if one address was asked for
+	why    []string
+	full   map[string]addr.Set // the candidates of pools that were full
+}
+
+// add notes why a pool did not serve, unless err is trouble of another kind,
+// after which no other pool must be tried.
+func (e *refusedError) add(name string, err error) bool {
+	var full *fullError
+	var unserved *unservedError
+	switch {
+	case errors.As(err, &full):
+		e.full[name] = full.candidates
+	case errors.As(err, &unserved):
+	default:
+		return false
+	}
+	e.why = append(e.why, fmt.Sprintf("pool %s: %s", name, err))
+	return true
+}
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("no IPPool available, no %s address from %v (%s): %s", e.family, e.names, e.source, strings.Join(e.why, "; "))
+}
+
+func (e *refusedError) code() uint {
+	switch {
+	case len(e.full) > 0:
+		return wire.CodeTryAgain
+	case e.asked.IsValid():
+		return wire.CodeConfig
+	}
+	return wire.CodeNoPool
+}
+
+// transient reports whether doing the same again may help: the API server was
+// not reached, had no time, or did not say what became of it.
+func transient(err error) bool {
+	var status apierrors.APIStatus
+	var network net.Error
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, errDeleted):
+		return false
+	case errors.Is(err, ledger.ErrUnknown), errors.Is(err, world.ErrNoMirror), errors.Is(err, context.DeadlineExceeded):
+		return true
+	case errors.As(err, &status):
+		s := status.Status()
+		return s.Code >= 500 || s.Code == http.StatusTooManyRequests || s.Reason == metav1.StatusReasonTimeout
+	}
+	return errors.As(err, &network)
+}
+
+// away marks an error that may pass, for a reader.
 func away(err error) error {
-	if errors.Is(err, ledger.ErrUnknown) {
+	if transient(err) {
 		return fmt.Errorf("%w: %w", errAway, err)
 	}
 	return err
@@ -40,10 +126,7 @@ func wireError(err error) *wire.Error {
 func code(err error) uint {
 	var refused *refusedError
 	if errors.As(err, &refused) {
-		if refused.full {
-			return wire.CodeTryAgain
-		}
-		return wire.CodeNoPool
+		return refused.code()
 	}
 	for _, c := range []struct {
 		is   error

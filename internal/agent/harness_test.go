@@ -198,14 +198,18 @@ type node struct {
 	*cluster
 	name   string
 	socket string
+	timing timing
 	agent  *Agent
 	stop   func()
 }
 
+// quick is the timing of tests that do not look at time.
+var quick = timing{patience: time.Second, silent: 100 * time.Millisecond, settled: 2 * time.Second, notes: 500 * time.Millisecond, second: 2 * time.Second}
+
 // node starts an agent. faults, if given, stand between it and the API server.
 func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
 	c.t.Helper()
-	n := &node{cluster: c, name: c.prefix + "-" + name, socket: filepath.Join(c.t.TempDir(), "s.sock")}
+	n := &node{cluster: c, name: c.prefix + "-" + name, timing: quick, socket: filepath.Join(c.t.TempDir(), "s.sock")}
 	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
 	n.start(faults...)
 	c.t.Cleanup(func() { n.stop() })
@@ -234,6 +238,7 @@ func (n *node) start(faults ...interceptor.Funcs) {
 	}
 	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, World: w,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	n.agent.timing = n.timing
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.agent.Run(ctx) }()
@@ -283,11 +288,16 @@ func (n *node) add(p *corev1.Pod, containerID string, edit ...func(*wire.Request
 	return texts(reply)
 }
 
+// del serves the DEL of eth0 and waits until it is done.
 func (n *node) del(p *corev1.Pod, containerID string) {
 	n.t.Helper()
 	if _, err := n.call(wire.VerbDel, p, containerID, "eth0"); err != nil {
 		n.t.Fatalf("DEL of %s: %v", p.Name, err)
 	}
+	n.eventually("no note is left", func() bool {
+		notes, err := wire.ReadNotes(wire.NotesDir(n.socket))
+		return err == nil && len(notes) == 0
+	})
 }
 
 func texts(r *wire.Reply) (out []string) {

@@ -256,7 +256,7 @@ func endpointOf(ifname string, held []*holding, reply *wire.Reply, cleanGateway 
 
 // publishFound makes sure that what the node held when the agent started has
 // endpoints.
-func (a *Agent) publishFound(ctx context.Context, entries []v2beta1.SpiderIP) {
+func (a *Agent) publishFound(entries []v2beta1.SpiderIP) {
 	byInterface := map[attachmentKey][]*holding{}
 	pods := map[string]client.ObjectKey{}
 	for i := range entries {

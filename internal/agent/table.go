@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +25,8 @@ type table struct {
 	bound       map[container]attachmentKey
 	calls       map[container]*call
 	dead        map[container]time.Time
+	disposals   map[container]bool
+	first       map[string]time.Time // when the first ADD of a sandbox came, by container ID
 }
 
 // container is one sandbox's side of an attachment, as CNI names it.
@@ -40,6 +44,7 @@ type attachment struct {
 
 	container string
 	held      []*holding
+	doubts    doubts
 	reply     *wire.Reply // what container was answered; nil until confirmed
 }
 
@@ -64,6 +69,8 @@ func newTable() *table {
 		bound:       map[container]attachmentKey{},
 		calls:       map[container]*call{},
 		dead:        map[container]time.Time{},
+		disposals:   map[container]bool{},
+		first:       map[string]time.Time{},
 	}
 }
 
@@ -102,10 +109,11 @@ func (t *table) leave(c container, mine *call) {
 	close(mine.done)
 }
 
-// kill marks c as dead, so that no ADD of it begins, cancels one in progress
-// and waits until that has put down what it knows.
-func (t *table) kill(ctx context.Context, c container) error {
+// kill marks c as dead, so that no ADD that began before begins now, and
+// cancels one in progress. It reports whether anything is known of c.
+func (t *table) kill(c container) bool {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
 	for other, since := range t.dead {
 		if now.Sub(since) > remembered {
@@ -114,12 +122,96 @@ func (t *table) kill(ctx context.Context, c container) error {
 	}
 	t.dead[c] = now
 	running, busy := t.calls[c]
+	if busy {
+		running.cancel(errDeleted)
+	}
+	_, bound := t.bound[c]
+	return busy || bound
+}
+
+// isDead reports whether a DEL of c was served lately.
+func (t *table) isDead(c container) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, dead := t.dead[c]
+	return dead
+}
+
+// calling reports whether an ADD of c is in progress.
+func (t *table) calling(c container) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, busy := t.calls[c]
+	return busy
+}
+
+// ended waits until no ADD of c is in progress.
+func (t *table) ended(ctx context.Context, c container) error {
+	t.mu.Lock()
+	running, busy := t.calls[c]
 	t.mu.Unlock()
 	if !busy {
 		return nil
 	}
-	running.cancel(errDeleted)
 	return wait(ctx, running.done)
+}
+
+// disposing begins the disposal of c, unless one is under way.
+func (t *table) disposing(c container) (done func(), ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.disposals[c] {
+		return nil, false
+	}
+	t.disposals[c] = true
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.disposals, c)
+	}, true
+}
+
+// since returns when the first ADD of a sandbox came, over all its interfaces:
+// what it may wait is counted from there.
+func (t *table) since(id string) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for other, since := range t.first {
+		if now.Sub(since) > remembered {
+			delete(t.first, other)
+		}
+	}
+	if _, ok := t.first[id]; !ok {
+		t.first[id] = now
+	}
+	return t.first[id]
+}
+
+// keys lists the attachments.
+func (t *table) keys() []attachmentKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.attachments))
+}
+
+// try takes the turn of an attachment if nobody has it.
+func (t *table) try(key attachmentKey) (_ *attachment, give func(), ok bool) {
+	t.mu.Lock()
+	at, ok := t.attachments[key]
+	t.mu.Unlock()
+	if !ok {
+		return nil, nil, false
+	}
+	select {
+	case <-at.turn:
+		if t.current(at) {
+			return at, func() { t.give(at) }, true
+		}
+		at.turn <- struct{}{}
+	default:
+	}
+	return nil, nil, false
 }
 
 // take waits for the turn of an attachment, which is made if there is none, and
@@ -152,7 +244,7 @@ func (t *table) current(at *attachment) bool {
 
 // give ends a turn; an attachment that holds nothing is forgotten.
 func (t *table) give(at *attachment) {
-	if len(at.held) == 0 {
+	if len(at.held) == 0 && len(at.doubts) == 0 {
 		t.mu.Lock()
 		delete(t.attachments, at.key)
 		for c, key := range t.bound {

@@ -44,8 +44,13 @@ func (l *Ledger) Claim(ctx context.Context, ip *v2beta1.SpiderIP) error {
 	if err != nil {
 		return err
 	}
-	ip.Name = addr.Name(a)
-	err = l.client.Create(ctx, ip)
+	created := &v2beta1.SpiderIP{Spec: ip.Spec}
+	created.Name = addr.Name(a)
+	ip.Name = created.Name
+	err = l.client.Create(ctx, created)
+	if err == nil {
+		*ip = *created
+	}
 	if apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrTaken)
 	}

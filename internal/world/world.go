@@ -38,14 +38,16 @@ type World struct {
 	mu       sync.Mutex
 	awaited  map[client.ObjectKey]chan struct{}
 	pools    map[string]parsed
+	edited   chan struct{} // closed at the next edit of any pool
 	reserved map[string]addr.Set
 	allTaken addr.Set // the union of reserved
 }
 
 // parsed is a pool, or why its object serves nobody.
 type parsed struct {
-	pool *pool.Pool
-	err  error
+	object *v2beta1.SpiderIPPool
+	pool   *pool.Pool
+	err    error
 }
 
 // Scheme knows the Kubernetes core types and Spiderpool's own.
@@ -89,6 +91,7 @@ func New(cfg *rest.Config, live client.Reader, node string) (*World, error) {
 	return &World{
 		node: node, cache: c, live: live, owners: lru.New(4096),
 		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]addr.Set{},
+		edited: make(chan struct{}),
 	}, nil
 }
 
@@ -136,10 +139,32 @@ func on[T any](set, drop func(T)) toolscache.ResourceEventHandler {
 }
 
 func (w *World) setPool(o *v2beta1.SpiderIPPool) {
-	p, errs := pool.Parse(o)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pools[o.Name] = parsed{p, errs.ToAggregate()}
+	if known, ok := w.pools[o.Name]; ok && !meansMore(known.object, o) {
+		return
+	}
+	p, errs := pool.Parse(o)
+	w.pools[o.Name] = parsed{o, p, errs.ToAggregate()}
+	close(w.edited)
+	w.edited = make(chan struct{})
+}
+
+// meansMore reports whether a pool may mean something else than before. Most
+// events of a pool are its status, which does not.
+func meansMore(before, now *v2beta1.SpiderIPPool) bool {
+	return before.UID != now.UID || before.Generation != now.Generation ||
+		(before.DeletionTimestamp == nil) != (now.DeletionTimestamp == nil) ||
+		(before.Status.AllocatedIPs == nil) != (now.Status.AllocatedIPs == nil) ||
+		(before.Status.ObservedGeneration == 0) != (now.Status.ObservedGeneration == 0) ||
+		before.Annotations[v2beta1.AnnotationReserved] != now.Annotations[v2beta1.AnnotationReserved]
+}
+
+// PoolsChanged returns a channel that is closed at the next edit of a pool.
+func (w *World) PoolsChanged() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.edited
 }
 
 func (w *World) dropPool(o *v2beta1.SpiderIPPool) {

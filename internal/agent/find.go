@@ -1,0 +1,184 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// tries is how many addresses are tried between two LISTs of a pool.
+const tries = 8
+
+// search is one ADD looking for a free address in one pool.
+type search struct {
+	*Agent
+	at    *attachment
+	ask   *asker
+	pool  *pool.Pool
+	scout *scout
+
+	candidates addr.Set
+	// taken are the candidates that were answered "taken" to this ADD.
+	taken addr.Set
+	// listed says that free comes from a LIST that this search waited for.
+	listed bool
+	free   addr.Set
+	random *rand.Rand
+}
+
+// find claims one free address of a pool, at random among those not known to
+// be taken. The pool counts as full only when every candidate is in a LIST
+// sent after this ADD came, or was answered "taken" to it.
+func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Pool, f pool.Family) (*holding, error) {
+	candidates, err := a.candidates(ask, p, f)
+	if err != nil {
+		return nil, err
+	}
+	s := &search{Agent: a, at: at, ask: ask, pool: p, scout: a.scouts.of(p.Name), candidates: candidates,
+		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+	known, _ := s.scout.unlikely()
+	s.free = candidates.Minus(known)
+	for {
+		if h, err := s.try(ctx); h != nil || err != nil {
+			return h, err
+		}
+		if err := s.look(ctx); err != nil {
+			return nil, err
+		}
+		if s.free.IsEmpty() {
+			return nil, &fullError{candidates}
+		}
+	}
+}
+
+// look finds out by a LIST what is free: the first time by any that was sent
+// after the ADD came, then by one newer than the last it saw.
+func (s *search) look(ctx context.Context) error {
+	seen, again := s.ask.seen[s.pool.Name]
+	since := s.ask.came
+	if again {
+		since = seen.Add(1)
+	}
+	var l listing
+	err := s.ask.hold(ctx, func() (err error) {
+		l, err = s.scout.list(ctx, s.ask.called, since, !again)
+		return err
+	})
+	if err != nil {
+		return away(err)
+	}
+	s.ask.seen[s.pool.Name] = l.sent
+	s.free, s.listed = s.candidates.Minus(l.taken).Minus(s.taken), true
+	s.scout.judge(l, s.free.IsEmpty())
+	return nil
+}
+
+// candidates are the addresses of a pool that an ADD may get: all that are not
+// reserved, or the one that was asked for.
+func (a *Agent) candidates(ask *asker, p *pool.Pool, f pool.Family) (addr.Set, error) {
+	all := p.Addresses.Minus(a.world.Reserved())
+	asked := ask.requested(f)
+	if !asked.IsValid() {
+		return all, nil
+	}
+	if !all.Contains(asked) {
+		return addr.Set{}, &unservedError{"it does not have the address " + asked.String() + " that was asked for"}
+	}
+	return addr.Set{}.With(asked), nil
+}
+
+// requested is the address of a family that the runtime asks for, if any.
+func (ask *asker) requested(f pool.Family) netip.Addr {
+	i := slices.IndexFunc(ask.req.RequestedIPs, func(ip netip.Addr) bool { return pool.FamilyOf(ip) == f })
+	if i < 0 {
+		return netip.Addr{}
+	}
+	return ask.req.RequestedIPs[i]
+}
+
+// try claims up to tries addresses, one after the other, until one is won.
+func (s *search) try(ctx context.Context) (*holding, error) {
+	for range tries {
+		address, ok := s.pick()
+		if !ok {
+			return nil, nil
+		}
+		h, err := s.claim(ctx, address)
+		if !errors.Is(err, ledger.ErrTaken) {
+			return h, err
+		}
+		s.scout.use(address)
+		if s.listed {
+			s.scout.stranger(address)
+		}
+		s.taken, s.free = s.taken.With(address), s.free.Without(address)
+	}
+	return nil, nil
+}
+
+// pick chooses at random, but first what the attachment may hold already, and
+// last what other pools hold.
+func (s *search) pick() (netip.Addr, bool) {
+	for _, d := range s.at.doubts {
+		if a := addressOf(d.claim); s.free.Contains(a) {
+			return a, true // this call may have won it before
+		}
+	}
+	_, foreign := s.scout.unlikely()
+	if a, ok := s.free.Minus(foreign).Random(s.random); ok {
+		return a, true
+	}
+	return s.free.Random(s.random)
+}
+
+// claim claims one address. While the API server does not say what became of
+// it, the same claim is sent again for as long as the ADD has patience; then it
+// stays a doubt of the attachment.
+func (s *search) claim(ctx context.Context, address netip.Addr) (*holding, error) {
+	entry := &v2beta1.SpiderIP{}
+	entry.Spec.Address, entry.Spec.Pool = address.String(), s.pool.Name
+	s.fill(entry, s.ask)
+	doubtful := s.at.doubts.has(entry.Spec.Address)
+	err := s.ask.hold(ctx, func() error {
+		err := s.ledger.Claim(ctx, entry)
+		if doubtful && errors.Is(err, ledger.ErrTaken) {
+			err = s.mine(ctx, entry, err)
+		}
+		doubtful = doubtful || errors.Is(err, ledger.ErrUnknown)
+		return err
+	})
+	if err != nil {
+		if doubtful {
+			s.doubt(s.at, entry)
+		}
+		return nil, away(err)
+	}
+	s.scout.use(address)
+	s.at.doubts.clear(entry.Spec.Address)
+	h := &holding{entry: entry}
+	s.at.held = append(s.at.held, h)
+	return h, nil
+}
+
+// mine looks whether it was this attachment's own claim that took the address,
+// and then makes claim what stands there; else it returns taken.
+func (s *search) mine(ctx context.Context, claim *v2beta1.SpiderIP, taken error) error {
+	found, err := s.reread(ctx, claim, s.at.key)
+	switch {
+	case errors.Is(err, ledger.ErrLost):
+		return taken
+	case err != nil:
+		return err
+	case found.Spec.ContainerID != claim.Spec.ContainerID:
+		return taken // an entry of an older sandbox: it is in the ledger, and known when the table is
+	}
+	*claim = *found
+	return nil
+}

@@ -1,0 +1,214 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
+)
+
+const (
+	// firstGap and lastGap bound the pause between two LISTs of a pool that
+	// looks full: it doubles from the one to the other. An ADD that has not had
+	// its proof yet waits firstGap at most.
+	firstGap, lastGap = time.Second, 8 * time.Second
+	// foreignFor is how long an address that a LIST of its pool calls free and a
+	// claim calls taken counts as held in the name of another pool.
+	foreignFor = 60 * time.Second
+)
+
+// scouts are the scouts of all pools that were searched.
+type scouts struct {
+	read func(ctx context.Context, pool string) (addr.Set, error)
+
+	mu    sync.Mutex
+	pools map[string]*scout
+}
+
+func newScouts(read func(context.Context, string) (addr.Set, error)) *scouts {
+	return &scouts{read: read, pools: map[string]*scout{}}
+}
+
+func (s *scouts) of(pool string) *scout {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out, ok := s.pools[pool]
+	if !ok {
+		out = &scout{read: func(ctx context.Context) (addr.Set, error) { return s.read(ctx, pool) }, foreign: map[netip.Addr]time.Time{}}
+		s.pools[pool] = out
+	}
+	return out
+}
+
+// scout knows of one pool which addresses were last seen taken, so that a
+// search seldom tries one in vain, and LISTs it for all who need that: one LIST
+// at a time, paced while the pool looks full. It decides nothing.
+type scout struct {
+	read func(context.Context) (addr.Set, error)
+
+	mu      sync.Mutex
+	taken   addr.Set
+	foreign map[netip.Addr]time.Time
+	last    listing
+	judged  bool          // the gap follows from last
+	gap     time.Duration // from the last LIST to the next
+	flight  *flight
+}
+
+// listing is what a LIST sent at a time said.
+type listing struct {
+	sent  time.Time
+	taken addr.Set
+	err   error
+}
+
+// flight is a LIST that is on its way, or waits for its time.
+type flight struct {
+	due  time.Time
+	poke chan struct{} // due was changed
+	done chan struct{}
+}
+
+// unlikely returns what was last seen taken, and what is held in the name of
+// other pools.
+func (s *scout) unlikely() (taken, foreign addr.Set) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for a, since := range s.foreign {
+		if now.Sub(since) > foreignFor {
+			delete(s.foreign, a)
+		} else {
+			foreign = foreign.With(a)
+		}
+	}
+	return s.taken, foreign
+}
+
+// use notes that an address is taken.
+func (s *scout) use(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = s.taken.With(a)
+}
+
+// stranger notes that an address is held in the name of another pool: a LIST of
+// this one calls it free.
+func (s *scout) stranger(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.foreign[a] = time.Now()
+}
+
+// free notes that an address is free.
+func (s *scout) free(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = s.taken.Without(a)
+	delete(s.foreign, a)
+}
+
+// list returns what a LIST sent not before since says. It is hurried if the
+// caller needs it to pass over the pool. It ends with errCalled if called is
+// closed before the LIST is there.
+func (s *scout) list(ctx context.Context, called <-chan struct{}, since time.Time, hurried bool) (listing, error) {
+	for {
+		s.mu.Lock()
+		if last := s.last; !last.sent.IsZero() && !last.sent.Before(since) {
+			s.mu.Unlock()
+			return last, last.err
+		}
+		f := s.board(hurried)
+		s.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-called:
+			return listing{}, errCalled
+		case <-ctx.Done():
+			return listing{}, context.Cause(ctx)
+		}
+	}
+}
+
+// board returns the next flight, and makes it leave earlier for a hurried caller.
+func (s *scout) board(hurried bool) *flight {
+	gap := s.gap
+	if hurried {
+		gap = min(gap, firstGap)
+	}
+	due := s.last.sent.Add(gap)
+	if s.flight == nil {
+		s.flight = &flight{due: due, poke: make(chan struct{}, 1), done: make(chan struct{})}
+		go s.fly(s.flight)
+	} else if due.Before(s.flight.due) {
+		s.flight.due = due
+		select {
+		case s.flight.poke <- struct{}{}:
+		default:
+		}
+	}
+	return s.flight
+}
+
+func (s *scout) fly(f *flight) {
+	for {
+		s.mu.Lock()
+		pause := time.Until(f.due)
+		s.mu.Unlock()
+		if pause <= 0 {
+			break
+		}
+		select {
+		case <-time.After(pause):
+		case <-f.poke:
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readTime)
+	defer cancel()
+	sent := time.Now()
+	taken, err := s.read(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.judged = listing{sent, taken, err}, false
+	if err == nil {
+		s.taken = taken
+	} else {
+		s.gap = max(s.gap, firstGap)
+	}
+	s.flight = nil
+	close(f.done)
+}
+
+// judge says of a LIST whether it showed the pool full; the pause before the
+// next one follows from it.
+func (s *scout) judge(l listing, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.judged || !l.sent.Equal(s.last.sent) {
+		return
+	}
+	s.judged = true
+	switch {
+	case !full:
+		s.gap = 0
+	case s.gap == 0:
+		s.gap = jitter(firstGap)
+	default:
+		s.gap = jitter(min(2*s.gap, lastGap))
+	}
+}
+
+// pause is how long to wait before another LIST would be sent.
+func (s *scout) pause() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Until(s.last.sent.Add(s.gap))
+}
+
+// jitter spreads what many nodes would do at the same moment.
+func jitter(d time.Duration) time.Duration {
+	return d*3/4 + rand.N(d/2)
+}

@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
+)
+
+// waiters are the ADDs of this node that wait for an address of a full pool,
+// the oldest first. An address that the node releases is handed to the oldest
+// one that can use it.
+type waiters struct {
+	mu   sync.Mutex
+	line []*waiter
+}
+
+// waiter is one ADD in line.
+type waiter struct {
+	at  *attachment
+	ask *asker
+	// wants are the addresses that it can use, by pool.
+	wants map[string]addr.Set
+	// called is closed when it is called out of the line. offer then brings an
+	// address that was written to its name, or nil if that failed.
+	called chan struct{}
+	offer  chan *holding
+}
+
+// join puts an ADD at the end of the line.
+func (w *waiters) join(at *attachment, ask *asker, wants map[string]addr.Set) *waiter {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := &waiter{at: at, ask: ask, wants: wants, called: make(chan struct{}), offer: make(chan *holding, 1)}
+	w.line = append(w.line, out)
+	return out
+}
+
+// leave takes an ADD out of the line. It returns false if it was called out
+// before: then it must receive the offer.
+func (w *waiters) leave(who *waiter) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.Index(w.line, who)
+	if i < 0 {
+		return false
+	}
+	w.line = slices.Delete(w.line, i, i+1)
+	return true
+}
+
+// call takes the oldest ADD that can use an address out of the line, or
+// returns nil. Whoever calls must send it an offer, or nil.
+func (w *waiters) call(pool string, a netip.Addr) *waiter {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, who := range w.line {
+		if who.wants[pool].Contains(a) {
+			w.line = slices.Delete(w.line, i, i+1)
+			close(who.called)
+			return who
+		}
+	}
+	return nil
+}
