@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -139,4 +140,49 @@ func ofInterface(result *types100.Result, ip *types100.IPConfig, ifName string) 
 	}
 	i := *ip.Interface
 	return i >= 0 && i < len(result.Interfaces) && result.Interfaces[i].Name == ifName
+}
+
+// attachmentsKeys are where the network configuration of a GC lists the valid attachments: as the CNI specification 1.1.0
+// was meant, and as its text said (containernetworking/cni issue 1101). Runtimes give both, or one.
+var attachmentsKeys = []string{"cni.dev/valid-attachments", "cni.dev/attachments"}
+
+// valid returns the attachments that a GC calls valid. A list that is empty is legal, and so is null, which is how CRI-O
+// writes an empty one; but a list that is missing is a broken runtime, which must not have everything released.
+func valid(stdin []byte) ([]wire.Attachment, error) {
+	var conf map[string]json.RawMessage
+	if err := json.Unmarshal(stdin, &conf); err != nil {
+		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("network configuration: %v", err)}
+	}
+	for _, key := range attachmentsKeys {
+		if list, given := conf[key]; given {
+			return readAttachments(key, list)
+		}
+	}
+	return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("GC without %s in the network configuration: "+
+		"the runtime must list the attachments that are valid; nothing is released", attachmentsKeys[0])}
+}
+
+func readAttachments(key string, value json.RawMessage) ([]wire.Attachment, error) {
+	var list []types.GCAttachment
+	if json.Unmarshal(value, &list) != nil {
+		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("%s: found %s, want an array of objects, each "+
+			"with the strings containerID and ifname", key, found(value))}
+	}
+	var attachments []wire.Attachment
+	for i, a := range list {
+		if failed := validateAttachment(a.ContainerID, a.IfName); failed != nil {
+			return nil, &wire.Error{Code: wire.CodeConfig, Details: failed.Details, Msg: fmt.Sprintf(
+				"%s, entry %d: containerID %q, ifname %q: %s", key, i, a.ContainerID, a.IfName, failed.Msg)}
+		}
+		attachments = append(attachments, wire.Attachment{ContainerID: a.ContainerID, Interface: a.IfName})
+	}
+	return attachments, nil
+}
+
+// validateAttachment says what is wrong with the names of an attachment, nil if nothing is.
+func validateAttachment(containerID, ifName string) *types.Error {
+	if failed := utils.ValidateContainerID(containerID); failed != nil {
+		return failed
+	}
+	return utils.ValidateInterfaceName(ifName)
 }

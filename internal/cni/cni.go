@@ -36,6 +36,7 @@ const (
 	checkBudget  = 30 * time.Second
 	delBudget    = 10 * time.Second
 	statusBudget = 5 * time.Second
+	gcBudget     = 30 * time.Second
 	// takeBackBudget is what a failed ADD has left to take back what it may have claimed.
 	takeBackBudget = 5 * time.Second
 )
@@ -75,8 +76,7 @@ func Main(ctx context.Context) int {
 }
 
 // serve dispatches the call. DEL goes past skel, which would refuse it for a configuration that is broken or of an
-// unknown version: a container must be removable whatever became of its configuration. GC is left to skel, which
-// answers it with success and does nothing: the agent finds what is gone by itself.
+// unknown version: a container must be removable whatever became of its configuration.
 func (c *call) serve(ctx context.Context, verb string) *types.Error {
 	if verb == "DEL" {
 		return cniError(c.del(ctx, os.Getenv, os.Stdin))
@@ -89,7 +89,7 @@ func (c *call) serve(ctx context.Context, verb string) *types.Error {
 			return nil
 		}
 	}
-	funcs := skel.CNIFuncs{Add: adapt(c.add), Check: adapt(c.check), Status: adapt(c.status)}
+	funcs := skel.CNIFuncs{Add: adapt(c.add), Check: adapt(c.check), Status: adapt(c.status), GC: adapt(c.gc)}
 	if failed := skel.PluginMainFuncsWithError(funcs, version.All, about(verb)); failed != nil {
 		return failed
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
@@ -77,6 +76,22 @@ func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 	return &wire.Error{Code: failed.Code, Msg: failed.Msg, Details: failed.Details}
 }
 
+// gc tells the agent which attachments of the network are valid, so that it may release all others. Runtimes carry on
+// after a GC that failed, so nothing is kept for later; the agent finds by itself what is gone.
+func (c *call) gc(ctx context.Context, in *skel.CmdArgs) error {
+	ctx, cancel := context.WithTimeout(ctx, gcBudget)
+	defer cancel()
+	if err := c.configure(in); err != nil {
+		return err
+	}
+	attachments, err := valid(in.StdinData)
+	if err != nil {
+		return err
+	}
+	_, err = c.ask(ctx, &wire.Request{Verb: wire.VerbGC, Network: c.conf.network, Attachments: attachments}, nothingHappened)
+	return c.explain(err)
+}
+
 // del gives the addresses back and succeeds in every state that it finds: the agent away, the network namespace or the
 // pod gone, the configuration broken. What no agent could take becomes a note, which the agent reads when it is back. A
 // DEL fails only if the container is not named, or if even the note cannot be written.
@@ -99,10 +114,7 @@ func (c *call) del(ctx context.Context, env func(string) string, stdin io.Reader
 func delArgs(env func(string) string) (*skel.CmdArgs, error) {
 	in := &skel.CmdArgs{ContainerID: env("CNI_CONTAINERID"), Netns: env("CNI_NETNS"), IfName: env("CNI_IFNAME"),
 		Args: env("CNI_ARGS")}
-	failed := utils.ValidateContainerID(in.ContainerID)
-	if failed == nil {
-		failed = utils.ValidateInterfaceName(in.IfName)
-	}
+	failed := validateAttachment(in.ContainerID, in.IfName)
 	if failed == nil {
 		return in, nil
 	}

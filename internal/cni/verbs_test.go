@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -99,6 +101,22 @@ func TestErrors(t *testing.T) {
 		{"runtimeConfig against CNI_ARGS", "ADD", withArgs("IP=10.6.1.8;" + k8sArgs), conf(netKey("runtimeConfig",
 			object{"ips": []string{"10.6.1.7", "10.6.1.8"}})), 7, []string{"runtimeConfig.ips", "CNI_ARGS IP"}},
 		{"CHECK without prevResult", "CHECK", nil, conf(), 7, []string{"prevResult"}},
+		{"GC without a list", "GC", nil, conf(), 7, []string{"cni.dev/valid-attachments", "nothing is released"}},
+		{"GC with a list of a wrong type", "GC", nil, conf(netKey("cni.dev/valid-attachments", object{"containerID": "c1", "ifname": "net1"})), 7,
+			[]string{"cni.dev/valid-attachments", `{"containerID":"c1","ifname":"net1"}`, "an array of objects"}},
+		{"GC with an older list of a wrong type", "GC", nil, conf(netKey("cni.dev/attachments", "c1")), 7, []string{"cni.dev/attachments", `"c1"`}},
+		{"GC with a bad list beside a good one", "GC", nil, conf(netKey("cni.dev/valid-attachments", 7), netKey("cni.dev/attachments", []object{})), 7,
+			[]string{"cni.dev/valid-attachments", "7"}},
+		{"GC with an entry of a wrong type", "GC", nil, conf(netKey("cni.dev/valid-attachments", []string{"c1"})), 7, []string{"cni.dev/valid-attachments", `["c1"]`}},
+		{"GC with a number for a name", "GC", nil, conf(netKey("cni.dev/valid-attachments", []object{{"containerID": 1, "ifname": "net1"}})), 7,
+			[]string{"cni.dev/valid-attachments", "strings"}},
+		{"GC with a null entry", "GC", nil, conf(netKey("cni.dev/valid-attachments", []any{nil})), 7, []string{"entry 0", "containerID"}},
+		{"GC with an entry without a container", "GC", nil, conf(netKey("cni.dev/valid-attachments",
+			[]object{{"containerID": "c1", "ifname": "net1"}, {"ifname": "net2"}})), 7, []string{"entry 1", `"net2"`, "containerID"}},
+		{"GC with an entry without an interface", "GC", nil, conf(netKey("cni.dev/valid-attachments", []object{{"containerID": "c1"}})), 7,
+			[]string{"entry 0", `"c1"`, "interface name"}},
+		{"GC with an unknown key", "GC", nil, conf(ipamKey("ippool", "a"), netKey("cni.dev/valid-attachments", []object{})), 2, []string{`"ippool"`}},
+		{"GC with a list that is no JSON", "GC", nil, text(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[`), 6, []string{"JSON"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -145,6 +163,7 @@ func TestErrorsOfTheAgentArePassedOn(t *testing.T) {
 		"ADD":    {1, 2, 3, 4, 5, 6, 7, 11, 100, 102, 103, 999},
 		"CHECK":  {3, 11, 999},
 		"STATUS": {50, 51},
+		"GC":     {5, 11, 999},
 	}
 	for verb, codes := range codes {
 		for _, code := range codes {
@@ -155,7 +174,7 @@ func TestErrorsOfTheAgentArePassedOn(t *testing.T) {
 				if verb == "ADD" {
 					want.Msg = "spiderpool IP allocation error: first second"
 				}
-				if got := execPlugin(t, environ(verb), w.netconf(prev)).failure(t); got != want {
+				if got := execPlugin(t, environ(verb), w.netconf(prev, netKey("cni.dev/valid-attachments", []object{}))).failure(t); got != want {
 					t.Errorf("%+v, want %+v", got, want)
 				}
 			})
@@ -186,27 +205,65 @@ func TestAPersonIsToldWhatThisIs(t *testing.T) {
 	}
 }
 
-// The verbs without a container come without its environment and without a pod.
-func TestStatusAndGCNeedNoContainer(t *testing.T) {
-	bare := []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"}
-	t.Run("STATUS", func(t *testing.T) {
-		w := newAgent(t, ok)
-		got := execPlugin(t, environ("STATUS", bare...), w.netconf())
-		got.succeeded(t)
-		want := []wire.Request{{Protocol: wire.Protocol, Verb: wire.VerbStatus, Network: "macvlan-net"}}
-		if diff := cmp.Diff(want, w.asked()); diff != "" || got.stdout != "" {
-			t.Errorf("stdout %q, (-want +asked):\n%s", got.stdout, diff)
-		}
-	})
-	t.Run("GC", func(t *testing.T) {
-		w := newAgent(t, ok)
-		got := execPlugin(t, environ("GC", bare...), w.netconf(netKey("cni.dev/valid-attachments",
-			[]object{{"containerID": "c2", "ifname": "eth0"}})))
-		got.succeeded(t)
-		if w.verbs() != "" || got.stdout != "" {
-			t.Errorf("stdout %q, the agent was asked %s", got.stdout, w.verbs())
-		}
-	})
+// noContainer removes from the environment what the verbs without a container lack: its names and its pod.
+var noContainer = []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"}
+
+func TestStatusNeedsNoContainer(t *testing.T) {
+	w := newAgent(t, ok)
+	got := execPlugin(t, environ("STATUS", noContainer...), w.netconf())
+	got.succeeded(t)
+	want := []wire.Request{{Protocol: wire.Protocol, Verb: wire.VerbStatus, Network: "macvlan-net"}}
+	if diff := cmp.Diff(want, w.asked()); diff != "" || got.stdout != "" {
+		t.Errorf("stdout %q, (-want +asked):\n%s", got.stdout, diff)
+	}
+}
+
+func TestGCNamesTheValidAttachments(t *testing.T) {
+	const key, older = "cni.dev/valid-attachments", "cni.dev/attachments"
+	c1 := []object{{"containerID": "c1", "ifname": "net1"}}
+	all := []object{{"containerID": "c1", "ifname": "net1"}, {"containerID": "c1", "ifname": "eth0"}, {"containerID": "c2", "ifname": "eth0"}}
+	wantC1 := []wire.Attachment{{ContainerID: "c1", Interface: "net1"}}
+	wantAll := append(slices.Clone(wantC1), wire.Attachment{ContainerID: "c1", Interface: "eth0"}, wire.Attachment{ContainerID: "c2", Interface: "eth0"})
+	tests := []struct {
+		name string
+		env  []string
+		keys object // further keys of the network configuration
+		want []wire.Attachment
+	}{
+		{"both keys, as libcni gives them", noContainer, object{key: all, older: all}, wantAll},
+		{"the key alone", noContainer, object{key: all}, wantAll},
+		{"the older key alone", noContainer, object{older: c1}, wantC1},
+		{"the newer key goes first", noContainer, object{key: c1, older: all}, wantC1},
+		{"an empty list", noContainer, object{key: []object{}}, nil},
+		{"an empty list as CRI-O writes it", noContainer, object{key: nil, older: nil}, nil},
+		{"an empty list goes before an older one", noContainer, object{key: []object{}, older: all}, nil},
+		{"keys of the future", noContainer, object{key: []object{{"containerID": "c1", "ifname": "net1", "netns": "x"}}}, wantC1},
+		{"an environment with more than it needs", []string{"CNI_ARGS=FOO=bar"}, object{key: c1}, wantC1},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := newAgent(t, ok)
+			got := execPlugin(t, environ("GC", test.env...), w.netconf(func(net, _ object) { maps.Copy(net, test.keys) }))
+			got.succeeded(t)
+			want := []wire.Request{{Protocol: wire.Protocol, Verb: wire.VerbGC, Network: "macvlan-net", Attachments: test.want}}
+			if diff := cmp.Diff(want, w.asked()); diff != "" || got.stdout != "" {
+				t.Errorf("stdout %q, (-want +asked):\n%s", got.stdout, diff)
+			}
+		})
+	}
+}
+
+func TestGCWithoutAnAgentMayBeTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	failed := execPlugin(t, environ("GC", noContainer...), w.netconf(netKey("cni.dev/valid-attachments", []object{}))).failure(t)
+	if failed.Code != wire.CodeTryAgain || !strings.Contains(failed.Msg, w.socket) {
+		t.Errorf("code %d: %s", failed.Code, failed.Msg)
+	}
+	if notes := w.notes(t); len(notes) != 0 {
+		t.Errorf("notes %v", notes)
+	}
 }
 
 func TestStatusWaitsForAnAgentThatIsReplaced(t *testing.T) {
@@ -548,7 +605,7 @@ func TestThroughTheRuntimesLibrary(t *testing.T) {
 				}
 			}
 			if atLeast(t, cniVersion, "1.1.0") {
-				want += " STATUS"
+				want += " STATUS GC"
 				if err := runtime.GetStatusNetworkList(ctx, list); err != nil {
 					t.Errorf("STATUS: %v", err)
 				}
@@ -577,4 +634,45 @@ func atLeast(t *testing.T, v, other string) bool {
 		t.Fatal(err)
 	}
 	return is
+}
+
+// A main plugin hands its own input on to its IPAM plugin. This one does it for every verb.
+func TestGCThroughAMainPlugin(t *testing.T) {
+	w := newAgent(t, anAddress)
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\nexec %q\n", plugin)
+	if err := os.WriteFile(filepath.Join(dir, "macvlan"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	list, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"macvlan-net","plugins":[%s]}`,
+		w.netconf(netKey("name", nil), netKey("cniVersion", nil))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime := libcni.NewCNIConfigWithCacheDir([]string{dir}, t.TempDir(), nil)
+	for _, id := range []string{"c1", "c2"} {
+		pod := &libcni.RuntimeConf{ContainerID: id, NetNS: "/run/netns/absent", IfName: "net1",
+			Args: [][2]string{{"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", "web-0"}}}
+		if _, err := runtime.AddNetworkList(t.Context(), list, pod); err != nil {
+			t.Fatalf("ADD: %v", err)
+		}
+	}
+	// The library itself sends the DELs of what it remembers and is not listed.
+	for _, valid := range [][]types.GCAttachment{{{ContainerID: "c2", IfName: "net1"}}, nil} {
+		if err := runtime.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
+			t.Errorf("GC: %v", err)
+		}
+	}
+	var got []string
+	for _, req := range w.asked() {
+		got = append(got, fmt.Sprintf("%s %s%v", req.Verb, req.ContainerID, req.Attachments))
+	}
+	want := []string{"ADD c1[]", "ADD c2[]", "DEL c1[]", "GC [{c2 net1}]", "DEL c2[]", "GC []"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +asked):\n%s", diff)
+	}
+	// A runtime that does not say what is valid.
+	if err := runtime.GCNetworkList(t.Context(), list, nil); err == nil || !strings.Contains(err.Error(), "cni.dev/valid-attachments") {
+		t.Errorf("GC without a list: %v", err)
+	}
 }

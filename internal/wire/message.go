@@ -69,7 +69,8 @@ type Request struct {
 	RequestedIPs []netip.Addr `json:"requestedIPs,omitempty"`
 	// Held are the addresses of the previous result that a CHECK wants confirmed.
 	Held []netip.Addr `json:"held,omitempty"`
-	// Attachments are those that a GC calls valid; all others of this network and node may be released.
+	// Attachments are those that a GC calls valid; all others of Network on this node may be released. None means that
+	// none is valid: the plugin refuses a GC that does not say.
 	Attachments []Attachment `json:"attachments,omitempty"`
 }
 
