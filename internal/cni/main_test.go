@@ -54,7 +54,7 @@ func TestPluginIsSmallAndStandsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	for _, segment := range program.Progs {
 		if segment.Type == elf.PT_INTERP {
 			t.Error("the program is linked dynamically")

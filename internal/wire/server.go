@@ -27,7 +27,7 @@ var errClientGone = errors.New("the client closed the connection")
 // that panics, or returns nil, answers [CodeInternal]; the panic is logged with its stack. Serve sets the reply's
 // Protocol. Called by the agent.
 func Serve(ctx context.Context, l net.Listener, handle func(context.Context, *Request) *Reply) error {
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
 	defer serving.Wait()
