@@ -15,8 +15,11 @@ import (
 	gops "github.com/google/gops/agent"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -30,6 +33,10 @@ import (
 // requestTime bounds every request to the API server, on both sides: what was
 // not answered by then cannot happen later.
 const requestTime = 10 * time.Second
+
+// requests is how many requests to the API server may be under way at once,
+// watches aside. Calls that wait for an address have none.
+const requests = 32
 
 func daemonCommand() *cobra.Command {
 	var configPath, kubeconfig string
@@ -59,10 +66,11 @@ func daemon(ctx context.Context, configPath, kubeconfig string) error {
 	for _, name := range append(conf.NoEffect, env.NoEffect...) {
 		log.Info("a setting has no effect in this version", "name", name)
 	}
-	a, err := build(conf, env, kubeconfig, log)
+	a, stop, err := build(conf, env, kubeconfig, log)
 	if err != nil {
 		return err
 	}
+	defer stop()
 	if err := gops.Listen(gops.Options{Addr: local(env.GopsPort)}); err != nil {
 		return fmt.Errorf("listen for gops: %w", err)
 	}
@@ -70,30 +78,60 @@ func daemon(ctx context.Context, configPath, kubeconfig string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return serveHTTP(ctx, env.HealthPort, a.Health()) })
+	if env.EnabledMetric {
+		group.Go(func() error { return serveHTTP(ctx, env.MetricPort, a.Metrics()) })
+	}
 	return group.Wait()
 }
 
-func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Logger) (*agent.Agent, error) {
+func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
 	// An empty path means the service account of this pod.
 	watch, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("find the API server: %w", err)
+		return nil, nil, fmt.Errorf("find the API server: %w", err)
 	}
 	watch.QPS = -1 // the agent bounds its requests itself; the API server has priority and fairness
 	live := rest.CopyConfig(watch)
 	live.Timeout = requestTime
+	live.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return &bounded{next: next, slots: make(chan struct{}, requests)}
+	})
 	c, err := client.New(live, client.Options{Scheme: world.Scheme()})
 	if err != nil {
-		return nil, fmt.Errorf("prepare the client: %w", err)
+		return nil, nil, fmt.Errorf("prepare the client: %w", err)
 	}
 	w, err := world.New(watch, c, env.NodeName)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	events, err := typedcorev1.NewForConfig(live)
+	if err != nil {
+		return nil, nil, fmt.Errorf("prepare the client: %w", err)
+	}
+	broadcaster := record.NewBroadcaster()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.Events("")})
 	return agent.New(agent.Options{
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, Families: families(conf),
 		Client: c, World: w, Log: log,
-	}), nil
+		Events: broadcaster.NewRecorder(world.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
+	}), broadcaster.Shutdown, nil
+}
+
+// bounded lets a number of requests through at once.
+type bounded struct {
+	next  http.RoundTripper
+	slots chan struct{}
+}
+
+// RoundTrip waits for a slot or the end of the request's context.
+func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+		return b.next.RoundTrip(r)
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
 }
 
 func families(conf config.Config) (out []pool.Family) {

@@ -28,6 +28,8 @@ type asker struct {
 	subject *pool.Subject
 	wish    pool.Wish
 
+	// waited is how long it stood in line.
+	waited time.Duration
 	// seen is when the last LIST was sent that this ADD has used, by pool.
 	seen map[string]time.Time
 	// edited is closed when a pool is edited after the last round began.
@@ -58,14 +60,27 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 	if !a.Ready() {
 		return nil, errStarting
 	}
+	ask := &asker{req: req, came: time.Now(), seen: map[string]time.Time{}}
+	reply, err := a.serveAdd(ctx, ask)
+	a.metrics.ended(a.metrics.allocation, time.Since(ask.came), ask.waited, err)
+	if err != nil && ask.pod != nil {
+		a.events.Event(ask.pod, corev1.EventTypeWarning, reasonFailed, err.Error())
+	}
+	return reply, err
+}
+
+// reasonFailed is the reason of the Event on a pod whose ADD failed.
+const reasonFailed = "IPAllocationFailed"
+
+func (a *Agent) serveAdd(ctx context.Context, ask *asker) (*wire.Reply, error) {
+	req := ask.req
 	c := container{req.ContainerID, req.Interface}
-	now := time.Now()
-	ctx, leave, err := a.table.enter(ctx, c, now.Add(-req.Age))
+	ctx, leave, err := a.table.enter(ctx, c, ask.came.Add(-req.Age))
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	ask := &asker{req: req, came: now, patience: a.table.since(c.id).Add(a.timing.patience), seen: map[string]time.Time{}}
+	ask.patience = a.table.since(c.id).Add(a.timing.patience)
 	if err := ask.hold(ctx, func() error { return a.who(ctx, ask) }); err != nil {
 		return nil, err
 	}
@@ -74,6 +89,7 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 		return nil, err
 	}
 	defer give()
+	ask.waited = time.Since(ask.came)
 	if at.container == req.ContainerID && at.reply != nil {
 		return at.reply, nil
 	}
@@ -89,6 +105,10 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	if err != nil {
 		return err
 	}
+	ask.pod, ask.uid = pod, req.Pod.UID
+	if ask.uid == "" {
+		ask.uid = string(pod.UID)
+	}
 	if why := finished(pod); why != "" {
 		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
 	}
@@ -98,10 +118,6 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	conf := map[pool.Family][]string{pool.IPv4: req.IPv4Pools, pool.IPv6: req.IPv6Pools}
 	if ask.wish, err = pool.WishOf(pod.Annotations, conf, a.world.Pools(), a.families); err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
-	}
-	ask.pod, ask.uid = pod, req.Pod.UID
-	if ask.uid == "" {
-		ask.uid = string(pod.UID)
 	}
 	return nil
 }

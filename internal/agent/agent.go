@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/internal/ledger"
@@ -63,6 +64,8 @@ type Options struct {
 	// Client reads live (uncached); its rest.Config.Timeout bounds each request.
 	Client client.Client
 	World  *world.World
+	// Events records what people should see on their pods.
+	Events record.EventRecorder
 	Log    *slog.Logger
 }
 
@@ -78,6 +81,8 @@ type Agent struct {
 	waiters  *waiters
 	table    *table
 	publish  *publisher
+	metrics  *metrics
+	events   record.EventRecorder
 	log      *slog.Logger
 	timing   timing
 	ready    atomic.Bool
@@ -91,12 +96,15 @@ type Agent struct {
 // New makes an agent.
 func New(o Options) *Agent {
 	l := ledger.New(o.Client)
+	line := &waiters{}
+	m := newMetrics(line.length)
 	return &Agent{
-		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, log: o.Log,
+		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, events: o.Events, log: o.Log,
 		ledger:  l,
 		live:    share(livePool(o.Client)),
-		scouts:  newScouts(l.OfPool),
-		waiters: &waiters{},
+		scouts:  newScouts(l.OfPool, m.lists.Inc),
+		waiters: line,
+		metrics: m,
 		timing:  production,
 		table:   newTable(),
 		publish: newPublisher(o.Client, o.World, o.Node, o.Log),

@@ -51,6 +51,8 @@ func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 // or takes what it was called out for.
 func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.Family, refused *refusedError) (*holding, error) {
 	w := a.waiters.join(at, ask, refused.full)
+	joined := time.Now()
+	defer func() { ask.waited += time.Since(joined) }()
 	var h *holding
 	err := a.idle(ctx, w)
 	if err == nil {

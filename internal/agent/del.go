@@ -90,7 +90,9 @@ func (a *Agent) applyNote(ctx context.Context, note wire.Note) {
 		return
 	}
 	defer done()
+	began := time.Now()
 	err := a.dispose(ctx, note)
+	a.metrics.ended(a.metrics.release, time.Since(began), 0, err)
 	if err == nil {
 		err = wire.RemoveNote(wire.NotesDir(a.socket), note)
 	}

@@ -33,6 +33,7 @@ func (d *doubts) clear(address string) {
 // looked at for the last time.
 func (a *Agent) doubt(at *attachment, claim *v2beta1.SpiderIP) {
 	a.log.Warn("the outcome of a claim is unknown", "address", claim.Spec.Address, "pod", claim.Spec.Pod.Namespace+"/"+claim.Spec.Pod.Name)
+	a.metrics.doubts.Inc()
 	at.doubts.clear(claim.Spec.Address)
 	at.doubts = append(at.doubts, doubt{claim, time.Now()})
 	a.later(a.timing.settled, func(ctx context.Context) { a.settle(ctx, at.key) })

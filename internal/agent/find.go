@@ -114,6 +114,7 @@ func (s *search) try(ctx context.Context) (*holding, error) {
 		if !errors.Is(err, ledger.ErrTaken) {
 			return h, err
 		}
+		s.metrics.allocation.conflicts.Inc()
 		s.scout.use(address)
 		if s.listed {
 			s.scout.stranger(address)

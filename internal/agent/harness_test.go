@@ -20,6 +20,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -236,7 +237,7 @@ func (n *node) start(faults ...interceptor.Funcs) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, World: w,
+	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, World: w, Events: record.NewFakeRecorder(1000),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	n.agent.timing = n.timing
 	ctx, cancel := context.WithCancel(context.Background())

@@ -22,14 +22,15 @@ const (
 
 // scouts are the scouts of all pools that were searched.
 type scouts struct {
-	read func(ctx context.Context, pool string) (addr.Set, error)
+	read  func(ctx context.Context, pool string) (addr.Set, error)
+	count func() // of LISTs
 
 	mu    sync.Mutex
 	pools map[string]*scout
 }
 
-func newScouts(read func(context.Context, string) (addr.Set, error)) *scouts {
-	return &scouts{read: read, pools: map[string]*scout{}}
+func newScouts(read func(context.Context, string) (addr.Set, error), count func()) *scouts {
+	return &scouts{read: read, count: count, pools: map[string]*scout{}}
 }
 
 func (s *scouts) of(pool string) *scout {
@@ -37,7 +38,10 @@ func (s *scouts) of(pool string) *scout {
 	defer s.mu.Unlock()
 	out, ok := s.pools[pool]
 	if !ok {
-		out = &scout{read: func(ctx context.Context) (addr.Set, error) { return s.read(ctx, pool) }, foreign: map[netip.Addr]time.Time{}}
+		out = &scout{foreign: map[netip.Addr]time.Time{}, read: func(ctx context.Context) (addr.Set, error) {
+			s.count()
+			return s.read(ctx, pool)
+		}}
 		s.pools[pool] = out
 	}
 	return out

@@ -37,6 +37,13 @@ func (w *waiters) join(at *attachment, ask *asker, wants map[string]addr.Set) *w
 	return out
 }
 
+// length is how many wait.
+func (w *waiters) length() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.line)
+}
+
 // leave takes an ADD out of the line. It returns false if it was called out
 // before: then it must receive the offer.
 func (w *waiters) leave(who *waiter) bool {
