@@ -43,7 +43,14 @@ func (l *Lab) StopNode(ctx context.Context, nodeName string) error {
 	if err != nil {
 		return err
 	}
-	if err := killMembers(ctx, cgroupOf(l.cfg.Name, n.Name)); err != nil {
+	cgroup := cgroupOf(l.cfg.Name, n.Name)
+	err = persist(ctx, n.Name, func() error {
+		if err := killMembers(ctx, cgroup); err != nil {
+			return err
+		}
+		return removeCgroup(cgroup)
+	})
+	if err != nil {
 		return err
 	}
 	return l.removeNetns(n.Name)
@@ -113,13 +120,7 @@ func (l *Lab) DeleteNode(ctx context.Context, nodeName string) error {
 	if err := client.CoreV1().Nodes().Delete(ctx, n.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	err = persist(ctx, n.Name, func() error {
-		if err := removeCgroup(cgroupOf(l.cfg.Name, n.Name)); err != nil {
-			return err
-		}
-		return os.RemoveAll(l.nodeDir(n))
-	})
-	if err != nil {
+	if err := os.RemoveAll(l.nodeDir(n)); err != nil {
 		return err
 	}
 	return l.keepProxy(ctx, n)

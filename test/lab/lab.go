@@ -24,10 +24,10 @@ type Config struct {
 	Nodes    int      `json:"nodes"`    // 1 to 100; default 2: node1, node2
 	Families Families `json:"families"` // of the cluster; default DualStack
 	// Multus is the network to which Multus delegates every pod's eth0: the
-	// path of a CNI configuration on the nodes, as
-	// /etc/cni/net.d/10-underlay.conflist, or the name of a
-	// NetworkAttachmentDefinition in kube-system. Nodes are NotReady until it
-	// exists. Empty: no Multus.
+	// name in a CNI configuration in /etc/cni/net.d, without which nodes are
+	// NotReady. Up makes a NetworkAttachmentDefinition of that name in
+	// kube-system, without a configuration; one put into it has precedence.
+	// Empty: no Multus.
 	Multus string `json:"multus,omitempty"`
 	// Out receives progress; default os.Stderr.
 	Out io.Writer `json:"-"`

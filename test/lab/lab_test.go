@@ -48,7 +48,7 @@ spec:
 func TestCluster(t *testing.T) {
 	const name = "test-cluster"
 	ctx := t.Context()
-	l := up(t, lab.Config{Name: name, Multus: "/etc/cni/net.d/first.conflist"})
+	l := up(t, lab.Config{Name: name, Multus: "first"})
 	l2 := make(chan error, 1)
 	go func() { l2 <- sideBySide(ctx, "test-beside") }()
 
@@ -167,17 +167,25 @@ func execAndLogs(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// service asks for the version over the service address, from a macvlan pod
-// and one on the host's network.
+// service asks for the version over the service address, its certificate
+// verified, from a macvlan pod's network and from that of a node, which is
+// that of a pod on the host's network.
 func service(t *testing.T, l *lab.Lab) {
-	for _, podName := range []string{"a", "h"} {
-		eventually(t, podName+" reaches the service", func() error {
-			out, err := l.Kubectl(t.Context(), "exec", podName, "--", "wget", "-q", "-T", "5", "-O-", "--no-check-certificate", "https://10.96.0.1/version").CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "gitVersion") {
-				return fmt.Errorf("%v: %s", err, out)
+	ctx := t.Context()
+	s, err := l.PodSandbox("node1", "default", "a")
+	must(t, err)
+	for _, address := range []string{"https://10.96.0.1", "https://[fd00:10:250::1]:6443"} {
+		ask := []string{"--server=" + address, "get", "--raw=/version"}
+		inPod := l.NetnsCommand(ctx, "node1", s.Netns, append([]string{l.Kubectl(ctx).Path, "--kubeconfig=" + l.Kubeconfig()}, ask...)...)
+		onNode := l.NodeCommand(ctx, "node2", append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig"}, ask...)...)
+		for _, cmd := range []*exec.Cmd{inPod, onNode} {
+			if got := output(t, cmd); !strings.Contains(got, "gitVersion") {
+				t.Errorf("%s answers %s", address, got)
 			}
-			return nil
-		})
+		}
+	}
+	if got := kubectl(t, l, "get", "pod", "h", "-o", "jsonpath={.status.podIP}"); got != "10.250.0.12" {
+		t.Errorf("pod h on node2's network has address %s", got)
 	}
 }
 
@@ -253,6 +261,9 @@ func power(t *testing.T, l *lab.Lab) {
 	kubectl(t, l, "wait", "--for=condition=Ready=Unknown", "--timeout=60s", "node/node2")
 	must(t, l.StartNode(ctx, "node2"))
 	must(t, l.WaitReady(ctx))
+	apply(t, l, podYAML("c", "node2", ""))
+	kubectl(t, l, "wait", "--for=condition=Ready", "--timeout=120s", "pod/c")
+	kubectl(t, l, "delete", "pod", "c", "b", "--ignore-not-found", "--timeout=60s") // teardown works after a boot
 	apply(t, l, podYAML("c", "node2", ""))
 	kubectl(t, l, "wait", "--for=condition=Ready", "--timeout=120s", "pod/c")
 	for dev, prefixes := range addresses(t, l, "c", "node2") {

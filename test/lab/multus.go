@@ -17,17 +17,34 @@ var multusManifest string
 
 const multusUser = "multus"
 
-// installMultus makes the custom resource definition and Multus' role. The
-// thin plugin has no pod of its own: putMultus places it on each node.
+// clusterNetwork is the definition of the network of every pod's eth0. Multus
+// would find a configuration on the node without it, but as of version 4.2.3
+// its STATUS crashes then, and its DEL forgets settings if given a path.
+const clusterNetwork = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: %q, namespace: kube-system}
+`
+
+// installMultus makes the custom resource definition, Multus' role and the
+// cluster network. The thin plugin has no pod of its own: putMultus places it
+// on each node.
 func (l *Lab) installMultus(ctx context.Context) error {
-	cmd := l.Kubectl(ctx, "apply", "--server-side", "-f", "-")
-	cmd.Stdin = strings.NewReader(multusManifest)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("installing Multus: %w\n%s", err, out)
+	if err := l.apply(ctx, multusManifest); err != nil {
+		return err
 	}
-	cmd = l.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "crd/network-attachment-definitions.k8s.cni.cncf.io")
+	cmd := l.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "crd/network-attachment-definitions.k8s.cni.cncf.io")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("waiting for Multus' resource definition: %w\n%s", err, out)
+	}
+	return l.apply(ctx, fmt.Sprintf(clusterNetwork, l.cfg.Multus))
+}
+
+func (l *Lab) apply(ctx context.Context, manifest string) error {
+	cmd := l.Kubectl(ctx, "apply", "--server-side", "-f", "-")
+	cmd.Stdin = strings.NewReader(manifest)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("installing Multus: %w\n%s", err, out)
 	}
 	return nil
 }

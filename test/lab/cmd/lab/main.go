@@ -73,7 +73,7 @@ func up(name *string) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&c.Nodes, "nodes", 2, "number of nodes")
 	cmd.Flags().StringVar((*string)(&c.Families), "families", string(lab.DualStack), "IP families of the cluster: ipv4, ipv6 or dual")
-	cmd.Flags().StringVar(&c.Multus, "multus", "", "install Multus; every pod's eth0 comes from this CNI configuration (path on the nodes) or NetworkAttachmentDefinition of kube-system (name)")
+	cmd.Flags().StringVar(&c.Multus, "multus", "", "install Multus; every pod's eth0 is of this CNI network, or NetworkAttachmentDefinition in kube-system")
 	return cmd
 }
 
