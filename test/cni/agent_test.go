@@ -1,0 +1,160 @@
+package cni_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+)
+
+// Codes of the CNI specification 1.1, section "Error", and of STATUS.
+const (
+	badVersion       = 1
+	unknownContainer = 3
+	tryAgain         = 11
+	notReady         = 50
+	noPool           = 100 // this product's
+)
+
+// TestStatus asks as a container runtime does before it calls its node ready.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	status := func(t *testing.T, main string) error {
+		list, err := libcni.NetworkConfFromBytes(h.network(t, "1.1.0", main))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A plugin that hangs is killed, and its error has no code.
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		return h.runtime.GetStatusNetworkList(ctx, list)
+	}
+	for _, main := range delegating {
+		if err := status(t, main); err != nil {
+			t.Errorf("STATUS of %s: %v", main, err)
+		}
+	}
+	h.stopAgent(t)
+	for _, main := range delegating {
+		t.Run(main+" without agent", func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			err := status(t, main)
+			t.Logf("STATUS took %v", time.Since(began))
+			if code(err) != notReady || !strings.Contains(err.Error(), "unhealthy spiderpool-agent backend") {
+				t.Errorf("STATUS: code %d: %v", code(err), err)
+			}
+		})
+	}
+}
+
+// TestGC frees what the runtime forgot, and nothing that it calls valid.
+func TestGC(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.63.0.0/24", "10.63.0.16-10.63.0.255")
+	h := newHost(t)
+	network := h.network(t, "1.1.0", "macvlan", pool)
+	valid, forgotten := h.sandbox(t, network), h.sandbox(t, network)
+	var attachments []types.GCAttachment
+	for _, s := range []*sandbox{valid, forgotten} {
+		s.add(t)
+		attachments = append(attachments, types.GCAttachment{ContainerID: s.conf.ContainerID, IfName: s.conf.IfName})
+	}
+	gc := func(known ...types.GCAttachment) {
+		t.Helper()
+		if err := h.runtime.GCNetworkList(t.Context(), valid.list, &libcni.GCArgs{ValidAttachments: known}); err != nil {
+			t.Fatalf("GC: %v", err)
+		}
+	}
+	gc(attachments...)
+	c.wantHolders(t, pool, valid, forgotten)
+	gc(attachments[0]) // libcni sends the DEL of the other
+	c.wantHolders(t, pool, valid)
+	forgotten.wantInterfaces(t)
+	if err := valid.check(t); err != nil {
+		t.Errorf("CHECK of the valid one: %v", err)
+	}
+	valid.del(t)
+	c.wantHolders(t, pool)
+}
+
+// TestAway is a node whose agent is away: a pod can be removed, its address is
+// free when the agent is back, and a pod that starts is told what is wrong.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.64.0.0/24", "10.64.0.16-10.64.0.255")
+	h := newHost(t)
+	network := h.network(t, "1.1.0", "macvlan", pool)
+	old, young := h.sandbox(t, network), h.sandbox(t, network)
+	old.add(t)
+	h.stopAgent(t)
+	c.wantHolders(t, pool, old)
+	old.del(t)
+	old.wantInterfaces(t)
+	if held := c.holders(t, pool); len(held) != 1 {
+		t.Fatalf("with the agent away the pool's holders are %v: somebody else freed the address", held)
+	}
+	_, err := young.tryAdd(t.Context())
+	if code(err) != tryAgain || !strings.Contains(err.Error(), "unhealthy spiderpool-agent backend") {
+		t.Errorf("ADD without an agent: code %d: %v", code(err), err)
+	}
+	wantLine(t, err)
+	young.del(t)
+	young.wantInterfaces(t)
+	h.startAgent(t)
+	c.wantHolders(t, pool)
+	young.add(t)
+	c.wantHolders(t, pool, young)
+	young.del(t)
+	c.wantHolders(t, pool)
+}
+
+// TestRestart restarts the agent, and takes addresses out of the ledger while
+// it is away: CHECK tells the pods that have lost theirs.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.65.0.0/24", "10.65.0.16-10.65.0.255")
+	h := newHost(t)
+	pods := map[string][2]*sandbox{} // the one that keeps its address, the one that loses it
+	for _, v := range versions {
+		for _, main := range delegating {
+			if !v.check {
+				continue
+			}
+			network := h.network(t, v.version, main, pool)
+			keeps, loses := h.sandbox(t, network), h.sandbox(t, network)
+			keeps.add(t)
+			loses.add(t)
+			pods[v.version+"/"+main] = [2]*sandbox{keeps, loses}
+		}
+	}
+	h.stopAgent(t)
+	for _, p := range pods {
+		ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: objectName(p[1].addresses[0])}}
+		if err := c.Delete(t.Context(), ip); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.startAgent(t)
+	for name, p := range pods {
+		if err := p[0].check(t); err != nil {
+			t.Errorf("%s: CHECK of a pod that has its address: %v", name, err)
+		}
+		if err := p[1].check(t); code(err) != unknownContainer {
+			t.Errorf("%s: CHECK of a pod whose address is not in the ledger: code %d: %v", name, code(err), err)
+		}
+		p[0].del(t)
+		p[1].del(t)
+	}
+	c.wantHolders(t, pool)
+}
