@@ -183,12 +183,12 @@ func TestValues(t *testing.T) {
 		{"spiderpoolAgent.extraArgs={--a,--b=c}", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --a --b=c"},
 		{"spiderpoolAgent.extraEnv[0].name=A,spiderpoolAgent.extraEnv[0].value=b", daemonSet, env("A"), "b"},
 		{"spiderpoolAgent.extraVolumes[0].name=v,spiderpoolAgent.extraVolumes[0].hostPath.path=/v", daemonSet, volume("v"), "/v"},
-		{"spiderpoolAgent.extraVolumeMounts[0].name=socket,spiderpoolAgent.extraVolumeMounts[0].mountPath=/v", daemonSet, "{" + agent + ".volumeMounts[3].mountPath}", "/v"},
+		{"spiderpoolAgent.extraVolumeMounts[0].name=socket,spiderpoolAgent.extraVolumeMounts[0].mountPath=/v", daemonSet, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
 		{"spiderpoolAgent.podAnnotations.a=b", daemonSet, "{.spec.template.metadata.annotations.a}", "b"},
 		{"spiderpoolAgent.podLabels.a=b", daemonSet, "{.spec.template.metadata.labels.a}", "b"},
 		{"", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":"1000m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
 		{"spiderpoolAgent.resources.limits.cpu=2,spiderpoolAgent.resources.limits.memory=1Gi,spiderpoolAgent.resources.requests.cpu=1m,spiderpoolAgent.resources.requests.memory=1Mi", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":2,"memory":"1Gi"},"requests":{"cpu":"1m","memory":"1Mi"}}`},
-		{"", daemonSet, "{" + agent + ".securityContext}", ""},
+		{"", daemonSet, "{" + agent + ".securityContext}", `{"capabilities":{"add":["SYS_ADMIN","NET_RAW"],"drop":["ALL"]},"readOnlyRootFilesystem":true}`},
 		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{" + agent + ".securityContext}", `{"privileged":true}`},
 
 		{"", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].name} {` + agent + `.ports[*].containerPort}`, "5710 health 5710"},
@@ -235,9 +235,10 @@ func TestAgentPod(t *testing.T) {
 		"{.spec.template.spec.initContainers[0].args[*]}":      "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin",
 		"{.spec.template.spec.initContainers[0].volumeMounts}": `[{"mountPath":"/host/opt/cni/bin","name":"cni-bin"}]`,
 		"{" + agent + ".env[*].valueFrom.fieldRef.fieldPath}":  "spec.nodeName metadata.name metadata.namespace",
-		"{" + agent + ".env[*].name}":                          "SPIDERPOOL_NODE_NAME SPIDERPOOL_POD_NAME SPIDERPOOL_POD_NAMESPACE SPIDERPOOL_LOG_LEVEL SPIDERPOOL_HEALTH_PORT SPIDERPOOL_ENABLED_METRIC SPIDERPOOL_METRIC_HTTP_PORT SPIDERPOOL_GOPS_LISTEN_PORT",
-		"{" + agent + ".volumeMounts}":                         `[{"mountPath":"/tmp/spiderpool/config-map","name":"config-path","readOnly":true},{"mountPath":"/var/run/spidernet","name":"socket"},{"mountPath":"/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true}]`,
-		volume("netns"):                                        "/run/netns",
+		"{" + agent + ".env[*].name}":                          "SPIDERPOOL_NODE_NAME SPIDERPOOL_POD_NAME SPIDERPOOL_POD_NAMESPACE SPIDERPOOL_LOG_LEVEL SPIDERPOOL_HEALTH_PORT SPIDERPOOL_ENABLED_METRIC SPIDERPOOL_METRIC_HTTP_PORT SPIDERPOOL_GOPS_LISTEN_PORT GOPS_CONFIG_DIR",
+		"{" + agent + ".volumeMounts}": `[{"mountPath":"/tmp/spiderpool/config-map","name":"config-path","readOnly":true},{"mountPath":"/var/run/spidernet","name":"socket"},{"mountPath":"/tmp","name":"tmp"},` +
+			`{"mountPath":"/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true},{"mountPath":"/var/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true}]`,
+		volume("netns"): "/run/netns",
 	} {
 		if diff := cmp.Diff(want, got.at(t, daemonSet, path)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", path, diff)
