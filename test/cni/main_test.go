@@ -58,8 +58,8 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	ctrllog.SetLogger(logr.Discard())
-	// The tests mostly wait, above all for the kernel to find that nobody else has an IPv6 address (RFC 4862, 5.4).
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	// The tests mostly wait: for the kernel to find that nobody else has an IPv6 address (RFC 4862, 5.4), for a full pool.
+	if err := flag.Set("test.parallel", "16"); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil // parses the flags: a -parallel of the command line counts
