@@ -2,6 +2,8 @@ package charts_test
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,12 +12,14 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -23,8 +27,8 @@ import (
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-// cluster is a client of the API server and the flags that lead helm to it.
-func cluster(t *testing.T) (client.Client, []string) {
+// cluster is a client of an API server, how it is reached, and the flags that lead helm to it.
+func cluster(t *testing.T) (client.Client, *rest.Config, []string) {
 	t.Helper()
 	s := apiserver.ForTest(t)
 	types := runtime.NewScheme()
@@ -37,13 +41,13 @@ func cluster(t *testing.T) (client.Client, []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, []string{"--kubeconfig=" + s.Kubeconfig(), "--namespace=net"}
+	return c, s.Config(), []string{"--kubeconfig=" + s.Kubeconfig(), "--namespace=net"}
 }
 
 // TestLife installs an older chart, upgrades it, removes it and installs it again: pools and addresses survive all of
 // it, and the CRDs are upgraded.
 func TestLife(t *testing.T) {
-	c, flags := cluster(t)
+	c, api, flags := cluster(t)
 	ctx := t.Context()
 	run := func(args ...string) string {
 		t.Helper()
@@ -64,6 +68,7 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	judgeRole(t, c)
+	judgePriority(t, c, api)
 
 	before := columns(t, c)
 	run("upgrade", "sp", "spiderpool", "--set=feature.enableIPv6=false")
@@ -178,6 +183,72 @@ func judgeRole(t *testing.T, c client.Client) {
 			t.Errorf("%s %s %s/%s: allowed %v, want %v", tt.verb, tt.group, tt.resource, tt.subresource, review.Status.Allowed, tt.want)
 		}
 	}
+}
+
+// judgePriority asks the API server which requests have the seats of claims: its answers name the FlowSchema and the
+// priority level that served them.
+func judgePriority(t *testing.T, c client.Client, config *rest.Config) {
+	t.Helper()
+	var schema flowcontrolv1.FlowSchema
+	var level flowcontrolv1.PriorityLevelConfiguration
+	for _, o := range []client.Object{&schema, &level} {
+		if err := c.Get(t.Context(), client.ObjectKey{Name: "spiderpool-claims"}, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const agent, ours = "system:serviceaccount:net:spiderpool-agent", "/apis/spiderpool.spidernet.io/v2beta1/"
+	claims := servedBy{string(schema.UID), string(level.UID)}
+	eventually(t, "claims have seats of their own", func() error {
+		if got := whoServes(t, config, agent, http.MethodPost, ours+"spiderips"); got != claims {
+			return fmt.Errorf("served by %v, want %v", got, claims)
+		}
+		return nil
+	})
+	for _, tt := range []struct {
+		user, method, path string
+		want               bool
+	}{
+		{agent, http.MethodGet, ours + "spiderips/172.20.0.10", true},
+		{agent, http.MethodGet, ours + "spiderips", true},
+		{agent, http.MethodPut, ours + "spiderips/172.20.0.10", true},
+		{agent, http.MethodDelete, ours + "spiderips/absent", true},
+		{agent, http.MethodGet, ours + "spiderippools/absent", true},
+		{agent, http.MethodGet, ours + "spiderippools", false},
+		{agent, http.MethodPost, ours + "namespaces/net/spiderendpoints", false},
+		{agent, http.MethodGet, "/api/v1/pods", false},
+		{"system:serviceaccount:net:default", http.MethodGet, ours + "spiderips", false},
+		{"system:serviceaccount:default:spiderpool-agent", http.MethodGet, ours + "spiderips", false},
+	} {
+		got := whoServes(t, config, tt.user, tt.method, tt.path)
+		if (got == claims) != tt.want || got == (servedBy{}) {
+			t.Errorf("%s %s by %s: served by %v, want %v of %v", tt.method, tt.path, tt.user, got, tt.want, claims)
+		}
+	}
+}
+
+// servedBy are the UIDs of the FlowSchema and the priority level under which the API server served a request.
+type servedBy struct{ schema, level string }
+
+// whoServes sends a request without a body, whatever becomes of it.
+func whoServes(t *testing.T, config *rest.Config, user, method, path string) servedBy {
+	t.Helper()
+	as := rest.CopyConfig(config)
+	as.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: []string{"system:serviceaccounts", "system:authenticated"}}
+	c, err := rest.HTTPClientFor(as)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), method, as.Host+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := c.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	return servedBy{answer.Header.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID),
+		answer.Header.Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID)}
 }
 
 func eventually(t *testing.T, what string, try func() error) {

@@ -205,6 +205,7 @@ func TestValues(t *testing.T) {
 		{metrics + ",spiderpoolAgent.prometheus.port=6", daemonSet, env("SPIDERPOOL_METRIC_HTTP_PORT") + ` {` + agent + `.ports[1].containerPort}`, "6 6"},
 		{metrics + ",spiderpoolAgent.prometheus.port=6", "Service/spiderpool-agent", "{.spec.ports[*].port}", "6"},
 		{metrics + ",spiderpoolAgent.prometheus.serviceMonitor.install=true", "ServiceMonitor/spiderpool-agent", "{.apiVersion} {.spec}", `monitoring.coreos.com/v1 {"endpoints":[{"path":"/metrics","port":"metrics"}],"namespaceSelector":{"matchNames":["net"]},"selector":{"matchLabels":{"app.kubernetes.io/component":"spiderpool-agent","app.kubernetes.io/instance":"sp","app.kubernetes.io/name":"spiderpool"}}}`},
+		{"spiderpoolAgent.name=a", "FlowSchema/spiderpool-claims", "{.spec.rules[*].subjects}", `[{"kind":"ServiceAccount","serviceAccount":{"name":"a","namespace":"net"}}]`},
 		{"", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "info"},
 		{"spiderpoolAgent.debug.logLevel=debug", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
 		{"", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "5712"},
@@ -258,6 +259,7 @@ var crds = []string{
 func TestWhatIsRendered(t *testing.T) {
 	always := append([]string{
 		"ClusterRole/spiderpool-agent", "ClusterRoleBinding/spiderpool-agent", "ConfigMap/spiderpool-conf", "DaemonSet/spiderpool-agent",
+		"FlowSchema/spiderpool-claims", "PriorityLevelConfiguration/spiderpool-claims",
 		"ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io", "ValidatingAdmissionPolicyBinding/spiderips.spiderpool.spidernet.io",
 	}, crds...)
 	for _, tt := range []struct {
