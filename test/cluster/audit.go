@@ -3,12 +3,9 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -26,8 +23,7 @@ type Audit struct {
 	Differences []string
 }
 
-// Audit compares the witnesses for the running pods of a namespace. Their
-// containers must have the program ip.
+// Audit compares the witnesses for the running pods of a namespace.
 func (c *Cluster) Audit(ctx context.Context, namespace string) (Audit, error) {
 	pods, err := c.Running(ctx, namespace)
 	if err != nil {
@@ -42,16 +38,10 @@ func (c *Cluster) Audit(ctx context.Context, namespace string) (Audit, error) {
 		ledger[e.Spec.Pod.UID] = append(ledger[e.Spec.Pod.UID], e.Spec.Address)
 	}
 	inside := make([][]string, len(pods))
-	var group errgroup.Group
-	group.SetLimit(4)
 	for i, p := range pods {
-		group.Go(func() (err error) {
-			inside[i], err = c.inside(ctx, p)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return Audit{}, err
+		if inside[i], err = c.inside(p); err != nil {
+			return Audit{}, err
+		}
 	}
 	return compare(pods, ledger, inside), nil
 }
@@ -83,25 +73,24 @@ func compare(pods []corev1.Pod, ledger map[string][]string, inside [][]string) A
 	return out
 }
 
-// inside returns the global addresses that the pod's interfaces bear.
-func (c *Cluster) inside(ctx context.Context, p corev1.Pod) ([]string, error) {
-	text, err := c.Kubectl(ctx, "-n", p.Namespace, "exec", p.Name, "--", "ip", "-o", "addr", "show", "scope", "global")
+// inside returns the addresses that the pod's interfaces bear.
+func (c *Cluster) inside(p corev1.Pod) ([]string, error) {
+	sandbox, err := c.PodSandbox(p.Spec.NodeName, p.Namespace, p.Name)
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]bool{}
-	for line := range strings.Lines(text) {
-		fields := strings.Fields(line)
-		for i, f := range fields[:max(len(fields)-1, 0)] {
-			if f != "inet" && f != "inet6" {
-				continue
-			}
-			if prefix, err := netip.ParsePrefix(fields[i+1]); err == nil && prefix.Addr().IsGlobalUnicast() {
-				found[prefix.Addr().String()] = true
-			}
+	byInterface, err := c.Addresses(p.Spec.NodeName, sandbox.Netns)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, prefixes := range byInterface {
+		for _, prefix := range prefixes {
+			found = append(found, prefix.Addr().String())
 		}
 	}
-	return slices.Sorted(maps.Keys(found)), nil
+	slices.Sort(found)
+	return found, nil
 }
 
 // Running lists the running pods of a namespace by name.

@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -22,7 +21,6 @@ import (
 
 	"github.com/spidernet-io/spiderpool/internal/world"
 	"github.com/spidernet-io/spiderpool/test/lab"
-	"github.com/spidernet-io/spiderpool/test/lab/parts"
 )
 
 // Cluster is a lab in which pods get their addresses from Spiderpool.
@@ -31,8 +29,6 @@ type Cluster struct {
 	client.Client
 	// Out receives progress and what Show shows.
 	Out io.Writer
-
-	kubectl, helm string
 }
 
 // Start brings up a lab, installs the product and waits until all nodes are
@@ -43,19 +39,11 @@ func Start(ctx context.Context, c lab.Config, values ...string) (*Cluster, error
 	if err != nil {
 		return nil, err
 	}
-	helm, err := parts.Bin(ctx, c.Out, "helm")
-	if err != nil {
-		return nil, err
-	}
-	kubernetes, err := parts.Bin(ctx, c.Out, "kubernetes")
-	if err != nil {
-		return nil, err
-	}
 	l, err := lab.Up(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	out := &Cluster{Lab: l, Out: c.Out, helm: filepath.Join(helm, "helm"), kubectl: filepath.Join(kubernetes, "kubectl")}
+	out := &Cluster{Lab: l, Out: c.Out}
 	if err := out.install(ctx, archive, values); err != nil {
 		_ = l.Down(context.WithoutCancel(ctx))
 		return nil, err
@@ -117,17 +105,17 @@ func (c *Cluster) diagnosis(ctx context.Context) string {
 
 // Helm runs helm on the cluster and returns what it printed.
 func (c *Cluster) Helm(ctx context.Context, args ...string) (string, error) {
-	return c.run(ctx, "", c.helm, args...)
+	return output(c.Lab.Helm(ctx, args...), "")
 }
 
 // Kubectl runs kubectl on the cluster and returns what it printed.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return c.run(ctx, "", c.kubectl, args...)
+	return output(c.Lab.Kubectl(ctx, args...), "")
 }
 
 // Apply applies manifests in YAML.
 func (c *Cluster) Apply(ctx context.Context, manifests string) error {
-	_, err := c.run(ctx, manifests, c.kubectl, "apply", "-f", "-")
+	_, err := output(c.Lab.Kubectl(ctx, "apply", "-f", "-"), manifests)
 	return err
 }
 
@@ -141,14 +129,13 @@ func (c *Cluster) Show(ctx context.Context, args ...string) error {
 	return err
 }
 
-func (c *Cluster) run(ctx context.Context, stdin, program string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+// output runs a command and returns what it printed; an error has what it complained about.
+func output(cmd *exec.Cmd, stdin string) (string, error) {
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

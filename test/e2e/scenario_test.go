@@ -35,6 +35,12 @@ var scenarios atomic.Int32
 func begin(t *testing.T, size int) *scenario {
 	t.Helper()
 	t.Parallel()
+	return alone(t, size)
+}
+
+// alone makes a scenario that runs while no other does.
+func alone(t *testing.T, size int) *scenario {
+	t.Helper()
 	n := scenarios.Add(1)
 	s := &scenario{T: t, Cluster: shared, number: n, namespace: fmt.Sprintf("s%d", n)}
 	if err := s.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}); err != nil {
