@@ -43,9 +43,9 @@
 //
 // docker.io/library/alpine:latest, docker.io/library/alpine:3,
 // docker.io/library/busybox:latest and localhost/alpine:1 are one image with
-// busybox in it: sh, sleep, ip, ping, arping, nc, httpd, wget (but not of
-// https, which crashes Debian's busybox-static). LoadImage brings
-// others. Pods use imagePullPolicy IfNotPresent or Never: there is no registry.
-// sleep as the first process of a container ignores TERM: trap it, or give the
-// pod a grace of a second.
+// busybox in it: sh, sleep, ip, ping, arping, nc, httpd, wget. Of Debian's
+// busybox-static, wget crashes with -T and cannot speak https to an API server.
+// LoadImage brings other images. Pods use imagePullPolicy IfNotPresent or
+// Never: there is no registry. sleep as the first process of a container
+// ignores TERM: trap it, or give the pod a grace of a second.
 package lab

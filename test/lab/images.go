@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -160,12 +161,12 @@ func isStatic(path string) error {
 // LoadImage brings the images of an archive (as docker save or an OCI layout
 // in a tar) to every node, also to those started later.
 func (l *Lab) LoadImage(ctx context.Context, archive string) error {
-	have, err := filepath.Glob(filepath.Join(l.imagesDir(), "*.tar"))
-	if err != nil {
+	// The names keep the order, so that the last image of a name stays it.
+	dst := filepath.Join(l.imagesDir(), fmt.Sprintf("%d.tar", time.Now().UnixNano()))
+	if err := run(ctx, "cp", "--", archive, dst+".new"); err != nil {
 		return err
 	}
-	dst := filepath.Join(l.imagesDir(), fmt.Sprintf("%03d.tar", len(have)))
-	if err := run(ctx, "cp", "--", archive, dst); err != nil {
+	if err := os.Rename(dst+".new", dst); err != nil {
 		return err
 	}
 	nodes, err := l.nodes()

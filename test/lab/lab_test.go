@@ -26,19 +26,26 @@ const networks = `
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: second, namespace: default}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: b, namespace: default}
+spec:
+  selector: {app: b}
+  ports: [{port: 80, targetPort: 8080}]
 `
 
 func podYAML(name, node, more string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: %s, namespace: default, annotations: {k8s.v1.cni.cncf.io/networks: second}}
+metadata: {name: %[1]s, namespace: default, labels: {app: %[1]s}, annotations: {k8s.v1.cni.cncf.io/networks: second}}
 spec:
-  nodeName: %s
+  nodeName: %[2]s
   terminationGracePeriodSeconds: 1
-  %s
+  %[3]s
   containers:
-    - {name: c, image: alpine, imagePullPolicy: IfNotPresent, command: [sh, -c, "echo hello from $HOSTNAME; sleep infinity"]}
+    - {name: c, image: alpine, imagePullPolicy: IfNotPresent, command: [sh, -c, "httpd -p 8080 -h /etc; echo hello from $HOSTNAME; sleep infinity"]}
 ---
 `, name, node, more)
 }
@@ -184,6 +191,14 @@ func service(t *testing.T, l *lab.Lab) {
 			}
 		}
 	}
+	ip := kubectl(t, l, "get", "service", "b", "-o", "jsonpath={.spec.clusterIP}")
+	eventually(t, "pod a reaches pod b by a service", func() error {
+		out, err := l.Kubectl(ctx, "exec", "a", "--", "wget", "-q", "-O-", "http://"+ip+"/hostname").CombinedOutput()
+		if err != nil || string(out) != "b\n" {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	})
 	if got := kubectl(t, l, "get", "pod", "h", "-o", "jsonpath={.status.podIP}"); got != "10.250.0.12" {
 		t.Errorf("pod h on node2's network has address %s", got)
 	}

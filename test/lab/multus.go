@@ -63,12 +63,14 @@ func (l *Lab) putMultus(n node) error {
 	if err := os.Chmod(plugin, 0o755); err != nil {
 		return err
 	}
+	// Multus' STATUS asks the API server, so from CNI 1.1 on an API server that
+	// restarts would turn nodes NotReady and evict their pods.
 	const kubeconfig = "/etc/cni/net.d/multus.d/multus.kubeconfig"
 	if err := l.writeKubeconfig(l.hostPath(n, kubeconfig), multusUser); err != nil {
 		return err
 	}
 	conf, err := json.MarshalIndent(map[string]any{
-		"cniVersion": "1.1.0", "name": "multus", "type": "multus",
+		"cniVersion": "1.0.0", "name": "multus", "type": "multus",
 		"clusterNetwork": l.cfg.Multus, "kubeconfig": kubeconfig,
 		"confDir": "/etc/cni/net.d", "multusNamespace": "kube-system",
 		"logLevel": "verbose", "logFile": "/var/log/multus.log",

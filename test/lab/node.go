@@ -22,7 +22,7 @@ import (
 // holds its mount, UTS and IPC namespaces, and what runs in them.
 type node struct {
 	Name  string `json:"name"`
-	Index int    `json:"index"` // from 1; never used again while the lab is up
+	Index int    `json:"index"` // from 1; decides addresses and zone
 }
 
 // nodeDirs are the directories that every node has for itself. /var/lib comes
