@@ -150,10 +150,10 @@ func (a *Agent) handle(ctx context.Context, req *wire.Request) *wire.Reply {
 	began := time.Now()
 	reply, err := a.serve(ctx, req)
 	if err != nil {
-		log.Warn("call refused", "error", err, "took", time.Since(began))
+		log.Warn("call refused", "error", err, "took", time.Since(began).String())
 		return &wire.Reply{Error: wireError(err)}
 	}
-	log.Debug("call served", "ips", reply.IPs, "took", time.Since(began))
+	log.Debug("call served", "ips", reply.IPs, "took", time.Since(began).String())
 	return reply
 }
 

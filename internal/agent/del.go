@@ -72,7 +72,7 @@ func (a *Agent) empty(ctx context.Context, at *attachment) error {
 
 // applyNotes does what is noted: DELs that the plugin left while no agent was
 // there, those of an agent before this one, and those that failed.
-func (a *Agent) applyNotes(ctx context.Context) {
+func (a *Agent) applyNotes() {
 	dir := wire.NotesDir(a.socket)
 	notes, err := wire.ReadNotes(dir)
 	if err != nil {
@@ -178,14 +178,14 @@ func (a *Agent) recover(ctx context.Context) error {
 			return nil
 		}
 	}
-	a.applyNotes(ctx)
+	a.applyNotes()
 	a.ready.Store(true)
 	a.log.Info("serving", "socket", a.socket, "node", a.node)
 	a.later(a.timing.second, func(ctx context.Context) { a.lookAgain(ctx) })
 	tick := time.NewTicker(a.timing.notes)
 	defer tick.Stop()
 	for {
-		a.applyNotes(ctx)
+		a.applyNotes()
 		if wait(ctx, tick.C) != nil {
 			return nil
 		}
