@@ -4,8 +4,8 @@
 //		--arch amd64=_output/amd64 --arch arm64=_output/arm64 spiderpool-agent spiderpool
 //
 // Each program is taken from the directory of each architecture and lies in /usr/bin; the first is the entrypoint. What
-// is written is an OCI image layout in a tar archive, as `ctr images import`, `skopeo copy oci-archive:` and
-// `crane push` read it. The same programs make the same archive, byte for byte. On success the reference with its
+// is written is an OCI image layout in a tar archive, as `ctr images import` and `skopeo copy
+// oci-archive:` read it. The same programs make the same archive, byte for byte. On success the reference with its
 // digest is printed.
 package main
 

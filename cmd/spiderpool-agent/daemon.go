@@ -85,8 +85,10 @@ func daemon(ctx context.Context, configPath, kubeconfig string) error {
 }
 
 func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
-	// An empty path means the service account of this pod.
-	watch, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	watch, err := rest.InClusterConfig()
+	if kubeconfig != "" {
+		watch, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the API server: %w", err)
 	}

@@ -75,12 +75,12 @@ const reasonFailed = "IPAllocationFailed"
 func (a *Agent) serveAdd(ctx context.Context, ask *asker) (*wire.Reply, error) {
 	req := ask.req
 	c := container{req.ContainerID, req.Interface}
+	ask.patience = a.table.since(c.id).Add(a.timing.patience)
 	ctx, leave, err := a.table.enter(ctx, c, ask.came.Add(-req.Age))
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	ask.patience = a.table.since(c.id).Add(a.timing.patience)
 	if err := ask.hold(ctx, func() error { return a.who(ctx, ask) }); err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (a *Agent) serveAdd(ctx context.Context, ask *asker) (*wire.Reply, error) {
 	}
 	defer give()
 	ask.waited = time.Since(ask.came)
-	if at.container == req.ContainerID && at.reply != nil {
+	if at.answered == req.ContainerID && at.reply != nil {
 		return at.reply, nil
 	}
 	a.table.bind(c, at.key)
@@ -119,6 +119,21 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	if ask.wish, err = pool.WishOf(pod.Annotations, conf, a.world.Pools(), a.families); err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
+	return ask.checkRequested()
+}
+
+// checkRequested refuses addresses that nobody could be given: without a pool
+// of their family, or two of one family.
+func (ask *asker) checkRequested() error {
+	for _, ip := range ask.req.RequestedIPs {
+		f := pool.FamilyOf(ip)
+		if first := ask.requested(f); first != ip {
+			return fmt.Errorf("%w: the addresses %s and %s are asked for, one of a family can be given", errConfig, first, ip)
+		}
+		if len(ask.wish.Names[f]) == 0 {
+			return fmt.Errorf("%w: the address %s is asked for, and %s names no %s pool", errConfig, ip, ask.wish.Source, f)
+		}
+	}
 	return nil
 }
 
@@ -135,7 +150,7 @@ func finished(p *corev1.Pod) string {
 // assign makes the attachment hold one address of each family that is wished,
 // and nothing else, and remembers the answer.
 func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.Reply, error) {
-	at.container, at.reply = ask.req.ContainerID, nil
+	at.reply = nil
 	var kept, claimed []*holding
 	for _, f := range pool.Families {
 		if len(ask.wish.Names[f]) == 0 {
@@ -157,7 +172,7 @@ func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.R
 			a.putBack(ctx, at, []*holding{h})
 		}
 	}
-	at.reply = answer(kept, ask.req.CleanGateway)
+	at.answered, at.reply = ask.req.ContainerID, answer(kept, ask.req.CleanGateway)
 	a.publish.add(ask.pod, ask.uid, endpointOf(ask.req.Interface, kept, at.reply, ask.req.CleanGateway))
 	return at.reply, nil
 }
@@ -200,22 +215,27 @@ func (a *Agent) rewrite(ctx context.Context, at *attachment, h *holding, ask *as
 		return nil
 	}
 	h.pool = nil
+	err := a.update(ctx, h, ask)
+	if errors.Is(err, ledger.ErrLost) {
+		if h.entry, err = a.reread(ctx, h.entry, at.key); err == nil {
+			err = a.update(ctx, h, ask)
+		}
+	}
+	return err
+}
+
+// update writes the container that asks into an entry.
+func (a *Agent) update(ctx context.Context, h *holding, ask *asker) error {
 	entry := h.entry.DeepCopy()
 	a.fill(entry, ask)
 	err := a.ledger.Update(ctx, entry)
-	if errors.Is(err, ledger.ErrLost) {
-		if h.entry, err = a.reread(ctx, h.entry, at.key); err != nil {
-			return err
-		}
-		entry = h.entry.DeepCopy()
-		a.fill(entry, ask)
-		err = a.ledger.Update(ctx, entry)
+	switch {
+	case err == nil:
+		h.entry, h.unsure = entry, time.Time{}
+	case errors.Is(err, ledger.ErrUnknown):
+		h.unsure = time.Now()
 	}
-	if err != nil {
-		return err
-	}
-	h.entry = entry
-	return nil
+	return err
 }
 
 // reread reads an entry that changed since it was known; ErrLost if it is not

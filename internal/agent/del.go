@@ -38,7 +38,6 @@ func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 // nothing, or is no longer the one recorded, is no error.
 func (a *Agent) dispose(ctx context.Context, note wire.Note) error {
 	c := container{note.ContainerID, note.Interface}
-	a.table.kill(c)
 	if err := a.table.ended(ctx, c); err != nil {
 		return err
 	}
@@ -52,22 +51,48 @@ func (a *Agent) dispose(ctx context.Context, note wire.Note) error {
 		return err
 	}
 	defer give()
-	if at.container != c.id {
-		return nil
-	}
-	return a.empty(ctx, at)
+	return a.empty(ctx, at, c)
 }
 
-// empty releases all that an attachment holds or may hold.
-func (a *Agent) empty(ctx context.Context, at *attachment) error {
-	at.reply = nil
+// empty releases what an attachment holds in the name of a container. An error
+// means that not all is released, or that some may still have to be.
+func (a *Agent) empty(ctx context.Context, at *attachment, c container) error {
+	if at.answered == c.id {
+		at.reply = nil
+	}
 	errs := []error{a.resolve(ctx, at)}
 	for _, h := range slices.Clone(at.held) {
-		h.pool = nil
-		errs = append(errs, a.release(ctx, at, h))
+		errs = append(errs, a.ensure(ctx, at, h))
+		if h.entry.Spec.ContainerID == c.id && at.holds(h.entry.Name) {
+			h.pool = nil
+			errs = append(errs, a.release(ctx, at, h))
+		}
 	}
-	a.publish.drop(at.key.pod, at.key.ifname)
+	if len(at.held) == 0 {
+		a.publish.drop(at.key.pod, at.key.ifname)
+	}
 	return errors.Join(errs...)
+}
+
+// ensure finds out in whose name a holding is, if an answer to an update of it
+// did not come. errUnsettled means that the update may still happen.
+func (a *Agent) ensure(ctx context.Context, at *attachment, h *holding) error {
+	if h.unsure.IsZero() {
+		return nil
+	}
+	var err error
+	h.entry, err = a.reread(ctx, h.entry, at.key)
+	switch {
+	case errors.Is(err, ledger.ErrLost):
+		at.forget(h)
+		return nil
+	case err != nil:
+		return err
+	case time.Since(h.unsure) < a.timing.settled:
+		return errUnsettled
+	}
+	h.unsure = time.Time{}
+	return nil
 }
 
 // applyNotes does what is noted: DELs that the plugin left while no agent was
@@ -79,23 +104,24 @@ func (a *Agent) applyNotes() {
 		a.log.Warn("notes of DELs cannot all be read", "directory", dir, "error", err)
 	}
 	for _, note := range notes {
+		a.table.kill(container{note.ContainerID, note.Interface})
 		a.later(0, func(ctx context.Context) { a.applyNote(ctx, note) })
 	}
 }
 
 // applyNote does one, unless that is under way.
 func (a *Agent) applyNote(ctx context.Context, note wire.Note) {
-	done, ok := a.table.disposing(container{note.ContainerID, note.Interface})
+	end, ok := a.table.disposing(container{note.ContainerID, note.Interface})
 	if !ok {
 		return
 	}
-	defer done()
 	began := time.Now()
 	err := a.dispose(ctx, note)
 	a.metrics.ended(a.metrics.release, time.Since(began), 0, err)
 	if err == nil {
 		err = wire.RemoveNote(wire.NotesDir(a.socket), note)
 	}
+	end(err == nil)
 	if err != nil && ctx.Err() == nil {
 		a.log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
 	}
@@ -157,15 +183,17 @@ func (a *Agent) collect(ctx context.Context, key attachmentKey, network string, 
 		return nil // a call is in progress
 	}
 	defer give()
-	c := container{at.container, key.ifname}
-	if valid[c] || a.table.calling(c) || slices.ContainsFunc(at.held, func(h *holding) bool {
+	var errs []error
+	for _, h := range slices.Clone(at.held) {
 		s := h.entry.Spec
-		return s.Network != network || s.Owner != nil || !probe.Gone(s.Netns, s.Interface)
-	}) {
-		return nil
+		c := container{s.ContainerID, s.Interface}
+		if s.Network != network || s.Owner != nil || valid[c] || a.table.calling(c) || !probe.Gone(s.Netns, s.Interface) {
+			continue
+		}
+		a.log.Info("collected: the runtime does not list it and its namespace is gone", "container", c.id, "interface", c.ifname)
+		errs = append(errs, a.empty(ctx, at, c))
 	}
-	a.log.Info("collected: the runtime does not list it and its namespace is gone", "container", at.container, "interface", key.ifname)
-	return a.empty(ctx, at)
+	return errors.Join(errs...)
 }
 
 // recover learns what the node holds, does what notes ask for, and then lets
@@ -211,9 +239,6 @@ func (a *Agent) load(ctx context.Context) bool {
 		if !at.holds(e.Name) && !at.doubts.has(e.Spec.Address) {
 			at.held = append(at.held, &holding{entry: e})
 			a.table.bind(container{e.Spec.ContainerID, e.Spec.Interface}, at.key)
-			if at.container == "" {
-				at.container = e.Spec.ContainerID
-			}
 		}
 		give()
 	}
@@ -233,10 +258,11 @@ func (a *Agent) lookAgain(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if a.table.isDead(container{at.container, key.ifname}) {
-			err = a.empty(ctx, at)
-		} else {
-			err = a.trim(ctx, at)
+		err = a.trim(ctx, at)
+		for _, h := range slices.Clone(at.held) {
+			if c := (container{h.entry.Spec.ContainerID, key.ifname}); a.table.isDead(c) {
+				err = errors.Join(err, a.empty(ctx, at, c))
+			}
 		}
 		give()
 		if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -24,8 +25,7 @@ type table struct {
 	attachments map[attachmentKey]*attachment
 	bound       map[container]attachmentKey
 	calls       map[container]*call
-	dead        map[container]time.Time
-	disposals   map[container]bool
+	dead        map[container]*death
 	first       map[string]time.Time // when the first ADD of a sandbox came, by container ID
 }
 
@@ -42,20 +42,42 @@ type attachment struct {
 	key  attachmentKey
 	turn chan struct{}
 
-	container string
-	held      []*holding
-	doubts    doubts
-	reply     *wire.Reply // what container was answered; nil until confirmed
+	held   []*holding
+	doubts doubts
+	// answered is the container that was told reply.
+	answered string
+	reply    *wire.Reply
 }
 
-// holding is an address that an attachment holds. It is confirmed by the fence:
-// pool is then the pool as it was read after the entry was written.
+// holding is an address that an attachment holds, in the name of the container
+// that its entry tells. It is confirmed by the fence: pool is then the pool as
+// it was read after the entry was written.
 type holding struct {
 	entry *v2beta1.SpiderIP
 	pool  *pool.Pool
+	// unsure is when an update of the entry was sent whose answer did not come,
+	// or zero.
+	unsure time.Time
 }
 
 func (h *holding) confirmed() bool { return h.pool != nil }
+
+// death is a DEL of a container: when it came, and whether what it held is
+// released.
+type death struct {
+	since time.Time
+	done  chan struct{} // closed when it is
+	busy  bool          // somebody is at it
+}
+
+func (d *death) isDone() bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+		return false
+	}
+}
 
 // call is an ADD in progress.
 type call struct {
@@ -68,35 +90,40 @@ func newTable() *table {
 		attachments: map[attachmentKey]*attachment{},
 		bound:       map[container]attachmentKey{},
 		calls:       map[container]*call{},
-		dead:        map[container]time.Time{},
-		disposals:   map[container]bool{},
+		dead:        map[container]*death{},
 		first:       map[string]time.Time{},
 	}
 }
 
 // enter begins an ADD of c whose plugin was started at began: the context it
 // returns is cancelled by a DEL of c. It waits for another ADD of c to end, and
-// refuses with errDeleted if a DEL of c came after began. leave must be called
-// at the end.
+// for what an earlier DEL of c has to release; it refuses with errDeleted if a
+// DEL of c came after began. leave must be called at the end.
 func (t *table) enter(ctx context.Context, c container, began time.Time) (_ context.Context, leave func(), err error) {
 	for {
 		t.mu.Lock()
-		if t.dead[c].After(began) {
+		before := t.dead[c]
+		other, busy := t.calls[c]
+		switch {
+		case before != nil && before.since.After(began):
 			t.mu.Unlock()
 			return nil, nil, errDeleted
-		}
-		delete(t.dead, c)
-		other, busy := t.calls[c]
-		if !busy {
+		case before != nil && !before.isDone():
+			t.mu.Unlock()
+			err = wait(ctx, before.done)
+		case busy:
+			t.mu.Unlock()
+			err = wait(ctx, other.done)
+		default:
+			defer t.mu.Unlock()
+			delete(t.dead, c)
 			ctx, cancel := context.WithCancelCause(ctx)
 			mine := &call{cancel: cancel, done: make(chan struct{})}
 			t.calls[c] = mine
-			t.mu.Unlock()
 			return ctx, func() { t.leave(c, mine) }, nil
 		}
-		t.mu.Unlock()
-		if err := wait(ctx, other.done); err != nil {
-			return nil, nil, err
+		if err != nil {
+			return nil, nil, fmt.Errorf("container %s: %w: %w", c.id, errBusy, err)
 		}
 	}
 }
@@ -110,31 +137,59 @@ func (t *table) leave(c container, mine *call) {
 }
 
 // kill marks c as dead, so that no ADD that began before begins now, and
-// cancels one in progress. It reports whether anything is known of c.
+// cancels one in progress. It reports whether anything is known of c, which is
+// then to be disposed of.
 func (t *table) kill(c container) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	for other, since := range t.dead {
-		if now.Sub(since) > remembered {
+	for other, d := range t.dead {
+		if d.isDone() && now.Sub(d.since) > remembered {
 			delete(t.dead, other)
 		}
 	}
-	t.dead[c] = now
 	running, busy := t.calls[c]
 	if busy {
 		running.cancel(errDeleted)
 	}
+	d := t.dead[c]
+	if d == nil || d.isDone() {
+		d = &death{done: make(chan struct{})}
+		t.dead[c] = d
+	}
+	d.since = now
 	_, bound := t.bound[c]
-	return busy || bound
+	if !busy && !bound && !d.busy {
+		close(d.done)
+	}
+	return busy || bound || d.busy
 }
 
 // isDead reports whether a DEL of c was served lately.
 func (t *table) isDead(c container) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, dead := t.dead[c]
-	return dead
+	return t.dead[c] != nil
+}
+
+// disposing begins the disposal of a dead container, unless one is under way
+// or done. end says whether it succeeded.
+func (t *table) disposing(c container) (end func(bool), ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.dead[c]
+	if d == nil || d.busy {
+		return nil, false
+	}
+	d.busy = true
+	return func(done bool) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		d.busy = false
+		if done && !d.isDone() {
+			close(d.done)
+		}
+	}, true
 }
 
 // calling reports whether an ADD of c is in progress.
@@ -154,21 +209,6 @@ func (t *table) ended(ctx context.Context, c container) error {
 		return nil
 	}
 	return wait(ctx, running.done)
-}
-
-// disposing begins the disposal of c, unless one is under way.
-func (t *table) disposing(c container) (done func(), ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.disposals[c] {
-		return nil, false
-	}
-	t.disposals[c] = true
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.disposals, c)
-	}, true
 }
 
 // since returns when the first ADD of a sandbox came, over all its interfaces:
