@@ -15,6 +15,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
+	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // asker is one ADD: who asks and for what, and how far it has come.
@@ -196,7 +197,7 @@ func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Fam
 		}
 		live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
 		switch {
-		case errors.Is(err, errNoPool) || err == nil && !live.Addresses.Contains(addressOf(h.entry)):
+		case errors.Is(err, world.ErrNoPool) || err == nil && !live.Addresses.Contains(addressOf(h.entry)):
 			a.putBack(ctx, at, []*holding{h})
 		case err != nil:
 			return nil, away(err)

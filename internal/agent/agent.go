@@ -100,8 +100,10 @@ func New(o Options) *Agent {
 	m := newMetrics(line.length)
 	return &Agent{
 		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, events: o.Events, log: o.Log,
-		ledger:  l,
-		live:    share(livePool(o.Client)),
+		ledger: l,
+		live: share(func(ctx context.Context, name string) (*pool.Pool, error) {
+			return world.ReadPool(ctx, o.Client, name)
+		}),
 		scouts:  newScouts(l.OfPool, m.lists.Inc),
 		waiters: line,
 		metrics: m,

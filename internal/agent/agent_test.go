@@ -326,9 +326,13 @@ func TestFence(t *testing.T) {
 			backup := c.pool(tc.pool+"-backup", "10.1.0.0/24", []string{"10.1.0.30"})
 			pod := c.pod(n, tc.pool, c.from(tc.pool+","+tc.pool+"-backup|"))
 			c.eventually("the pools are known", func() bool {
-				_, err1 := n.agent.world.Pool(p.Name)
-				_, err2 := n.agent.world.Pool(backup.Name)
-				return err1 == nil && err2 == nil
+				known := 0
+				for _, q := range n.agent.world.Pools() {
+					if q.Name == p.Name || q.Name == backup.Name {
+						known++
+					}
+				}
+				return known == 2
 			})
 			edit := func() { c.edit(p, tc.edit) }
 			after.Store(&edit)

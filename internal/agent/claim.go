@@ -3,36 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/world"
 )
-
-// errNoPool means that a pool that was asked for is gone or malformed.
-var errNoPool = errors.New("it serves nobody")
-
-// livePool reads and parses a pool from the API server, for the fence.
-func livePool(c client.Reader) func(context.Context, string) (*pool.Pool, error) {
-	return func(ctx context.Context, name string) (*pool.Pool, error) {
-		o := &v2beta1.SpiderIPPool{}
-		if err := c.Get(ctx, client.ObjectKey{Name: name}, o); apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("it was deleted: %w", errNoPool)
-		} else if err != nil {
-			return nil, fmt.Errorf("read IPPool %s: %w", name, err)
-		}
-		p, errs := pool.Parse(o)
-		if len(errs) > 0 {
-			return nil, fmt.Errorf("%w: %w", errs.ToAggregate(), errNoPool)
-		}
-		return p, nil
-	}
-}
 
 // claim gives the attachment a new address of family f. If every pool of the
 // wish that would serve it is full, it waits in line: for an address that this
@@ -120,10 +96,16 @@ func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	ask.edited = a.world.PoolsChanged()
 	refused := &refusedError{family: f, source: ask.wish.Source, names: names, asked: ask.requested(f), full: map[string]addr.Set{}}
 	for _, name := range names {
-		p, err := a.world.Pool(name)
-		if err != nil {
+		var p *pool.Pool
+		err := ask.hold(ctx, func() (err error) {
+			p, err = a.world.Pool(ctx, name)
+			return err
+		})
+		if errors.Is(err, world.ErrNoPool) {
 			refused.add(name, &unservedError{err.Error()})
 			continue
+		} else if err != nil {
+			return nil, away(err)
 		}
 		h, err := a.claimIn(ctx, at, ask, p, f)
 		if err == nil {
@@ -162,7 +144,7 @@ func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool
 func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holding, f pool.Family) (*holding, error) {
 	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
 	switch {
-	case errors.Is(err, errNoPool):
+	case errors.Is(err, world.ErrNoPool):
 		err = &unservedError{err.Error()}
 	case err != nil:
 	default:

@@ -242,7 +242,7 @@ func (a *Agent) load(ctx context.Context) bool {
 		}
 		give()
 	}
-	a.publishFound(entries)
+	a.publishFound(ctx, entries)
 	return true
 }
 

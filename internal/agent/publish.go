@@ -256,12 +256,12 @@ func endpointOf(ifname string, held []*holding, reply *wire.Reply, cleanGateway 
 
 // publishFound makes sure that what the node held when the agent started has
 // endpoints.
-func (a *Agent) publishFound(entries []v2beta1.SpiderIP) {
+func (a *Agent) publishFound(ctx context.Context, entries []v2beta1.SpiderIP) {
 	byInterface := map[attachmentKey][]*holding{}
 	pods := map[string]client.ObjectKey{}
 	for i := range entries {
 		e := &entries[i]
-		p, err := a.world.Pool(e.Spec.Pool)
+		p, err := a.world.Pool(ctx, e.Spec.Pool)
 		if err != nil {
 			continue // its prefix is not known; the next ADD publishes what it gives
 		}

@@ -6,6 +6,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -144,8 +146,8 @@ func (w *World) setPool(o *v2beta1.SpiderIPPool) {
 	if known, ok := w.pools[o.Name]; ok && !meansMore(known.object, o) {
 		return
 	}
-	p, errs := pool.Parse(o)
-	w.pools[o.Name] = parsed{o, p, errs.ToAggregate()}
+	p, err := parse(o)
+	w.pools[o.Name] = parsed{o, p, err}
 	close(w.edited)
 	w.edited = make(chan struct{})
 }
@@ -173,15 +175,39 @@ func (w *World) dropPool(o *v2beta1.SpiderIPPool) {
 	delete(w.pools, o.Name)
 }
 
-// Pool returns a pool by name, or why it serves nobody.
-func (w *World) Pool(name string) (*pool.Pool, error) {
+// ErrNoPool means that a pool does not exist or is malformed, and serves nobody.
+var ErrNoPool = errors.New("it serves nobody")
+
+// Pool returns a pool by name. One that the watch has not brought is read live:
+// it may have just been made. ErrNoPool says why it serves nobody; any other
+// error is the API server's.
+func (w *World) Pool(ctx context.Context, name string) (*pool.Pool, error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	p, ok := w.pools[name]
+	w.mu.Unlock()
 	if !ok {
-		return nil, fmt.Errorf("no such IPPool")
+		return ReadPool(ctx, w.live, name)
 	}
 	return p.pool, p.err
+}
+
+// ReadPool reads and parses a pool from the API server.
+func ReadPool(ctx context.Context, c client.Reader, name string) (*pool.Pool, error) {
+	o := &v2beta1.SpiderIPPool{}
+	if err := c.Get(ctx, client.ObjectKey{Name: name}, o); apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("no such IPPool, %w", ErrNoPool)
+	} else if err != nil {
+		return nil, fmt.Errorf("read IPPool %s: %w", name, err)
+	}
+	return parse(o)
+}
+
+func parse(o *v2beta1.SpiderIPPool) (*pool.Pool, error) {
+	p, errs := pool.Parse(o)
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("%w: %w", ErrNoPool, errs.ToAggregate())
+	}
+	return p, nil
 }
 
 // Pools returns all well-formed pools, by name.
