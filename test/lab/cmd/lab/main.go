@@ -21,12 +21,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := command().ExecuteContext(ctx)
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
+	if err := command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(1)
 	}
@@ -104,7 +99,7 @@ func status(name *string) *cobra.Command {
 }
 
 func run(name *string) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "exec NODE COMMAND...", Short: "Run a command on a node", Args: cobra.MinimumNArgs(2), DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(*name)
@@ -113,9 +108,16 @@ func run(name *string) *cobra.Command {
 			}
 			c := l.NodeCommand(cmd.Context(), args[0], args[1:]...)
 			c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-			return c.Run()
+			err = c.Run()
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				os.Exit(exit.ExitCode()) // the command has said why
+			}
+			return err
 		},
 	}
+	cmd.Flags().SetInterspersed(false)
+	return cmd
 }
 
 func load(name *string) *cobra.Command {
@@ -127,6 +129,9 @@ func load(name *string) *cobra.Command {
 				return err
 			}
 			for _, a := range args {
+				if a, err = filepath.Abs(a); err != nil {
+					return err
+				}
 				if err := l.LoadImage(cmd.Context(), a); err != nil {
 					return err
 				}
