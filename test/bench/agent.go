@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
+	"github.com/spidernet-io/spiderpool/test/lab/process"
+)
+
+const (
+	readyTimeout = time.Minute // generous: the machine may be compiling
+	stopGrace    = 5 * time.Second
+)
+
+// agent is the process spiderpool-agent of one node.
+type agent struct {
+	process.Process
+	node, dir, socket string
+	health            int // port
+}
+
+// startAgent starts an agent with its files in dir and ports of its own, and
+// with the chart's configuration but for the place of the socket. It ends with
+// this process at the latest.
+func startAgent(program, dir, node string, cfg *rest.Config, chart map[string]any) (*agent, error) {
+	a := &agent{node: node, dir: dir, socket: filepath.Join(dir, "spiderpool.sock")}
+	kubeconfig, err := apiserver.Kubeconfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	settings := maps.Clone(chart)
+	settings["ipamUnixSocketPath"] = a.socket
+	conf, err := yaml.Marshal(settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for name, data := range map[string][]byte{"kubeconfig": kubeconfig, "conf.yml": conf} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	ports, err := freePorts()
+	if err != nil {
+		return nil, err
+	}
+	a.health = ports[0]
+	a.Process, err = process.Start(process.Options{
+		Args: []string{program, "daemon", "--kubeconfig=" + filepath.Join(dir, "kubeconfig"), "--config-path=" + filepath.Join(dir, "conf.yml")},
+		Env: []string{"SPIDERPOOL_NODE_NAME=" + node, "SPIDERPOOL_HEALTH_PORT=" + strconv.Itoa(ports[0]),
+			"SPIDERPOOL_METRIC_HTTP_PORT=" + strconv.Itoa(ports[1]), "SPIDERPOOL_GOPS_LISTEN_PORT=" + strconv.Itoa(ports[2])},
+		Log: filepath.Join(dir, "agent.log"),
+	})
+	return a, err
+}
+
+// freePorts finds ports below the range from which the kernel gives ports to
+// outgoing connections, so that they are still free when an agent listens.
+func freePorts() (ports [3]int, err error) {
+	found := 0
+	for range 1000 {
+		port := 10000 + rand.IntN(10000)
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		defer l.Close() // keeps it from being found twice
+		ports[found] = port
+		if found++; found == len(ports) {
+			return ports, nil
+		}
+	}
+	return ports, errors.New("no 3 free ports between 10000 and 20000")
+}
+
+// waitReady returns when the agent serves ADDs, or says what its log says.
+func (a *agent) waitReady(ctx context.Context) error {
+	left, _, err := eventually(ctx, readyTimeout, func() (int, error) {
+		if !a.Alive() {
+			return 0, fmt.Errorf("the agent of %s ended: %s", a.node, a.Tail(8))
+		}
+		if a.ready(ctx) {
+			return 0, nil
+		}
+		return 1, nil
+	})
+	if left > 0 {
+		return fmt.Errorf("the agent of %s is not ready after %s: %s", a.node, readyTimeout, a.Tail(8))
+	}
+	return err
+}
+
+// ready asks as the kubelet does.
+func (a *agent) ready(ctx context.Context) bool {
+	url := fmt.Sprintf("http://127.0.0.1:%d/v1/runtime/readiness", a.health)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// resident is the agent's memory in KiB (VmRSS, proc_pid_status(5)).
+func (a *agent) resident() (int, error) {
+	file := fmt.Sprintf("/proc/%d/status", a.PID)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("the agent of %s is gone: %s", a.node, a.Tail(8))
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			return strconv.Atoi(strings.Fields(rest)[0])
+		}
+	}
+	return 0, fmt.Errorf("%s has no VmRSS", file)
+}
+
+// memory is the resident memory of every agent of a product.
+func (p *product) memory() (memory, error) {
+	m := memory{name: p.title}
+	for _, a := range p.agents {
+		kib, err := a.resident()
+		if err != nil {
+			return m, err
+		}
+		m.kib = append(m.kib, kib)
+	}
+	return m, nil
+}

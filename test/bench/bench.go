@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// The names of the scenarios.
+const (
+	storm  = "storm"  // many pods at once on several nodes, plenty of addresses
+	serial = "serial" // one pod after the other on one node
+	exact  = "exact"  // as many pods as the pool has addresses; not for host-local, whose nodes share no addresses
+)
+
+// A scenario is a load: each of the nodes starts its pods, inFlight at a time.
+type scenario struct {
+	name                          string
+	nodes, pods, inFlight, rounds int
+}
+
+type options struct {
+	bins      []string // directories with our programs; none: build this checkout
+	scenarios []scenario
+	// patience is how long after the last ADD of a round all SpiderEndpoints
+	// must be there, and after its last DEL all addresses be free.
+	patience time.Duration
+	progress io.Writer
+}
+
+// A contestant is a plugin that gives addresses.
+type contestant interface {
+	name() string
+	takesPart(s scenario) bool
+	// round drives one round, from no pods to no pods, and adds it to the row.
+	// Its error means that the bench itself is broken; what the contestant does
+	// wrong is in the row.
+	round(ctx context.Context, s scenario, r *row) error
+}
+
+// bench runs all scenarios. Whatever happens, it leaves no process, namespace
+// or file behind. It returns what was measured also if an agent has crashed.
+func bench(ctx context.Context, o options) (r *report, err error) {
+	var e environment
+	defer func() { err = errors.Join(err, e.stop(context.WithoutCancel(ctx))) }()
+	if err := e.start(ctx, o); err != nil {
+		return nil, err
+	}
+	contestants, products, err := e.contestants(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	r = &report{load: loadAverage()}
+	for _, s := range o.scenarios {
+		rows, err := compete(ctx, s, contestants, o.progress)
+		if err != nil {
+			return nil, err
+		}
+		r.rows = append(r.rows, rows...)
+	}
+	for _, p := range products {
+		memory, err := p.memory()
+		if err != nil {
+			return r, err
+		}
+		r.products = append(r.products, memory)
+	}
+	return r, nil
+}
+
+// compete runs the rounds of a scenario. The contestants take turns, so that
+// what else the machine does meets them alike.
+func compete(ctx context.Context, s scenario, contestants []contestant, progress io.Writer) ([]*row, error) {
+	var rows []*row
+	for _, c := range contestants {
+		if c.takesPart(s) {
+			rows = append(rows, &row{scenario: s.name, contestant: c})
+		}
+	}
+	for n := range s.rounds {
+		for _, r := range rows {
+			err := r.contestant.round(ctx, s, r)
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s, round %d of %s: %w", s.name, n+1, r.contestant.name(), err)
+			}
+			fmt.Fprintf(progress, "%s %d/%d: %s %.1f ADD/s\n", s.name, n+1, s.rounds, r.contestant.name(), r.rates[n])
+		}
+	}
+	return rows, nil
+}
