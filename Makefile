@@ -1,6 +1,7 @@
 # Targets for people and for CI. `make help` lists them.
 
-SHELL := /bin/bash -o pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 OUT   := _output
 TOOL  := go tool -modfile=go.tools.mod
 STATIC := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w"
@@ -71,6 +72,10 @@ test-e2e: # Real pods on real kubelets
 
 .PHONY: e2e
 e2e: parts test-e2e ## Run the end-to-end scenarios alone
+
+.PHONY: bench
+bench: packages parts ## Measure against host-local in one run
+	@go run ./test/bench
 
 .PHONY: demo
 demo: packages parts ## Watch pods get addresses on a Kubernetes of two nodes

@@ -97,6 +97,7 @@ type Agent struct {
 func New(o Options) *Agent {
 	l := ledger.New(o.Client)
 	line := &waiters{}
+	t := newTable()
 	m := newMetrics(line.length)
 	return &Agent{
 		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, events: o.Events, log: o.Log,
@@ -108,8 +109,8 @@ func New(o Options) *Agent {
 		waiters: line,
 		metrics: m,
 		timing:  production,
-		table:   newTable(),
-		publish: newPublisher(o.Client, o.World, o.Node, o.Log),
+		table:   t,
+		publish: newPublisher(o.Client, o.World, o.Node, o.Log, t),
 	}
 }
 

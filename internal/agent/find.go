@@ -111,6 +111,7 @@ func (s *search) try(ctx context.Context) (*holding, error) {
 			return nil, nil
 		}
 		h, err := s.claim(ctx, address)
+		s.scout.tried(address)
 		if !errors.Is(err, ledger.ErrTaken) {
 			return h, err
 		}
@@ -124,19 +125,14 @@ func (s *search) try(ctx context.Context) (*holding, error) {
 	return nil, nil
 }
 
-// pick chooses at random, but first what the attachment may hold already, and
-// last what other pools hold.
+// pick chooses what to try next: first what the attachment may hold already.
 func (s *search) pick() (netip.Addr, bool) {
 	for _, d := range s.at.doubts {
 		if a := addressOf(d.claim); s.free.Contains(a) {
-			return a, true // this call may have won it before
+			return a, true
 		}
 	}
-	_, foreign := s.scout.unlikely()
-	if a, ok := s.free.Minus(foreign).Random(s.random); ok {
-		return a, true
-	}
-	return s.free.Random(s.random)
+	return s.scout.pick(s.free, s.random)
 }
 
 // claim claims one address. While the API server does not say what became of

@@ -26,6 +26,8 @@ const (
 	publishers = 2
 	// republish is how often missing SpiderEndpoints are looked for.
 	republish = 10 * time.Minute
+	// giveWay is how long a SpiderEndpoint waits at most for ADDs in flight.
+	giveWay = 500 * time.Millisecond
 )
 
 // publisher writes the SpiderEndpoint of each pod of the node, after its ADDs
@@ -36,6 +38,7 @@ type publisher struct {
 	world  *world.World
 	node   string
 	log    *slog.Logger
+	table  *table
 	queue  workqueue.TypedRateLimitingInterface[string] // of pod UIDs
 
 	mu   sync.Mutex
@@ -53,9 +56,9 @@ type endpoint struct {
 	found bool
 }
 
-func newPublisher(c client.Client, w *world.World, node string, log *slog.Logger) *publisher {
+func newPublisher(c client.Client, w *world.World, node string, log *slog.Logger, t *table) *publisher {
 	return &publisher{
-		client: c, world: w, node: node, log: log, pods: map[string]*endpoint{},
+		client: c, world: w, node: node, log: log, table: t, pods: map[string]*endpoint{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 }
@@ -120,6 +123,7 @@ func (p *publisher) next(ctx context.Context) bool {
 		return false
 	}
 	defer p.queue.Done(uid)
+	p.table.quiet(ctx, giveWay)
 	if err := p.write(ctx, uid); err != nil {
 		p.log.Info("SpiderEndpoint not written yet", "podUID", uid, "error", err)
 		p.queue.AddRateLimited(uid)

@@ -38,7 +38,7 @@ func (s *scouts) of(pool string) *scout {
 	defer s.mu.Unlock()
 	out, ok := s.pools[pool]
 	if !ok {
-		out = &scout{foreign: map[netip.Addr]time.Time{}, read: func(ctx context.Context) (addr.Set, error) {
+		out = &scout{foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]bool{}, read: func(ctx context.Context) (addr.Set, error) {
 			s.count()
 			return s.read(ctx, pool)
 		}}
@@ -56,6 +56,7 @@ type scout struct {
 	mu      sync.Mutex
 	taken   addr.Set
 	foreign map[netip.Addr]time.Time
+	trying  map[netip.Addr]bool // by an ADD of this node, right now
 	last    listing
 	judged  bool          // the gap follows from last
 	gap     time.Duration // from the last LIST to the next
@@ -90,6 +91,50 @@ func (s *scout) unlikely() (taken, foreign addr.Set) {
 		}
 	}
 	return s.taken, foreign
+}
+
+// guesses is how many addresses pick draws before it computes which are left.
+const guesses = 16
+
+// pick draws an address of a set at random, so that nodes seldom meet, and last
+// what is being tried by another ADD or held in the name of another pool. There
+// is none if all were seen taken meanwhile: then it is time for a LIST. tried
+// must follow.
+func (s *scout) pick(from addr.Set, random *rand.Rand) (netip.Addr, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := from.Random(random)
+	for i := 0; ok && i < guesses && s.isUnlikely(a); i++ {
+		a, ok = from.Random(random)
+	}
+	if ok && s.isUnlikely(a) {
+		left := from.Minus(s.taken)
+		a, ok = left.Random(random)
+		for unlikely := range s.foreign {
+			left = left.Without(unlikely)
+		}
+		for unlikely := range s.trying {
+			left = left.Without(unlikely)
+		}
+		if likely, found := left.Random(random); found {
+			a = likely
+		}
+	}
+	if ok {
+		s.trying[a] = true
+	}
+	return a, ok
+}
+
+func (s *scout) isUnlikely(a netip.Addr) bool {
+	return s.trying[a] || s.taken.Contains(a) || time.Since(s.foreign[a]) < foreignFor
+}
+
+// tried ends what pick began.
+func (s *scout) tried(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.trying, a)
 }
 
 // use notes that an address is taken.

@@ -28,12 +28,17 @@ type waiter struct {
 	offer  chan *holding
 }
 
-// join puts an ADD at the end of the line.
+// join puts an ADD in line, by the time it came: one that has just searched
+// again in vain stands where it stood.
 func (w *waiters) join(at *attachment, ask *asker, wants map[string]addr.Set) *waiter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := &waiter{at: at, ask: ask, wants: wants, called: make(chan struct{}), offer: make(chan *holding, 1)}
-	w.line = append(w.line, out)
+	i := slices.IndexFunc(w.line, func(o *waiter) bool { return o.ask.came.After(ask.came) })
+	if i < 0 {
+		i = len(w.line)
+	}
+	w.line = slices.Insert(w.line, i, out)
 	return out
 }
 
