@@ -70,8 +70,9 @@ func bench(ctx context.Context, o options) (r *report, err error) {
 	return r, nil
 }
 
-// compete runs the rounds of a scenario. The contestants take turns, so that
-// what else the machine does meets them alike.
+// compete runs the rounds of a scenario. The contestants take turns, and each
+// round another one begins, so that what else the machine does, and what the
+// one before left to do, meets them alike.
 func compete(ctx context.Context, s scenario, contestants []contestant, progress io.Writer) ([]*row, error) {
 	var rows []*row
 	for _, c := range contestants {
@@ -80,7 +81,8 @@ func compete(ctx context.Context, s scenario, contestants []contestant, progress
 		}
 	}
 	for n := range s.rounds {
-		for _, r := range rows {
+		for i := range rows {
+			r := rows[(n+i)%len(rows)]
 			err := r.contestant.round(ctx, s, r)
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
