@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -219,4 +220,37 @@ func TestPrefix(t *testing.T) {
 	if got := p.Prefix(netip.MustParseAddr("10.1.0.9")).String(); got != "10.1.0.9/20" {
 		t.Error(got)
 	}
+}
+
+// TestHuge: what a pool costs follows from its ranges, not from its addresses.
+// Anything that listed members would not come back.
+func TestHuge(t *testing.T) {
+	for _, tc := range []struct {
+		name, subnet string
+		ips, exclude []string
+		count        string
+	}{
+		{"/64", "fd00::/64", []string{"fd00::-fd00::ffff:ffff:ffff:ffff"}, nil, "18446744073709551615"},
+		{"/48 with 2^60 addresses excluded", "fd00:1:2::/48", []string{"fd00:1:2::-fd00:1:2:ffff:ffff:ffff:ffff:ffff"},
+			[]string{"fd00:1:2::-fd00:1:2:0:fff:ffff:ffff:ffff"}, "1208924666693124567859200"},
+		{"/8 with 95 % excluded", "10.0.0.0/8", []string{"10.0.0.0-10.255.255.255"}, []string{"10.0.0.0-10.243.51.50"}, "838860"},
+		{"/8 with every second /24 excluded", "10.0.0.0/8", []string{"10.0.0.0-10.255.255.255"}, everySecond(500), "16649215"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, errs := Parse(spec(tc.subnet, tc.ips, func(o *v2beta1.SpiderIPPool) { o.Spec.ExcludeIPs = tc.exclude }))
+			if len(errs) > 0 {
+				t.Fatal(errs.ToAggregate())
+			}
+			if got := p.Addresses.Count().String(); got != tc.count {
+				t.Errorf("%s addresses, want %s", got, tc.count)
+			}
+		})
+	}
+}
+
+func everySecond(n int) (out []string) {
+	for i := range n {
+		out = append(out, fmt.Sprintf("10.%d.%d.0-10.%d.%d.255", i/128, i%128*2, i/128, i%128*2))
+	}
+	return out
 }
