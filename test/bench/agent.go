@@ -126,7 +126,7 @@ func (a *agent) resident() (int, error) {
 	file := fmt.Sprintf("/proc/%d/status", a.PID)
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return 0, fmt.Errorf("the agent of %s is gone: %s", a.node, a.Tail(8))
+		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
@@ -134,17 +134,4 @@ func (a *agent) resident() (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("%s has no VmRSS", file)
-}
-
-// memory is the resident memory of every agent of a product.
-func (p *product) memory() (memory, error) {
-	m := memory{name: p.title}
-	for _, a := range p.agents {
-		kib, err := a.resident()
-		if err != nil {
-			return m, err
-		}
-		m.kib = append(m.kib, kib)
-	}
-	return m, nil
 }

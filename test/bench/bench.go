@@ -41,7 +41,7 @@ type contestant interface {
 }
 
 // bench runs all scenarios. Whatever happens, it leaves no process, namespace
-// or file behind. It returns what was measured also if an agent has crashed.
+// or file behind.
 func bench(ctx context.Context, o options) (r *report, err error) {
 	var e environment
 	defer func() { err = errors.Join(err, e.stop(context.WithoutCancel(ctx))) }()
@@ -61,11 +61,11 @@ func bench(ctx context.Context, o options) (r *report, err error) {
 		r.rows = append(r.rows, rows...)
 	}
 	for _, p := range products {
-		memory, err := p.memory()
+		f, err := p.fate()
 		if err != nil {
-			return r, err
+			return nil, err
 		}
-		r.products = append(r.products, memory)
+		r.products = append(r.products, f)
 	}
 	return r, nil
 }

@@ -27,38 +27,37 @@ func (c *cluster) install(ctx context.Context, home string, progress io.Writer) 
 	if err != nil {
 		return err
 	}
+	var crds []*apiextensionsv1.CustomResourceDefinition
 	for _, o := range objects {
-		if err := c.put(ctx, o); err != nil {
+		switch o.GetKind() {
+		case "CustomResourceDefinition":
+			crd := &apiextensionsv1.CustomResourceDefinition{}
+			err = runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, crd)
+			crds = append(crds, crd)
+		case "ConfigMap":
+			err = c.readConf(o)
+		case "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "FlowSchema", "PriorityLevelConfiguration":
+			err = c.Create(ctx, o)
+		}
+		if err != nil {
 			return fmt.Errorf("%s %s of the chart: %w", o.GetKind(), o.GetName(), err)
 		}
 	}
 	if c.conf == nil {
 		return errors.New("the chart has no ConfigMap with conf.yml")
 	}
-	return nil
+	_, err = envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{CRDs: crds})
+	return err
 }
 
-func (c *cluster) put(ctx context.Context, o *unstructured.Unstructured) error {
-	switch o.GetKind() {
-	case "CustomResourceDefinition":
-		crd := &apiextensionsv1.CustomResourceDefinition{}
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, crd); err != nil {
-			return err
-		}
-		_, err := envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{crd}})
+// readConf takes conf.yml from the ConfigMap that has it.
+func (c *cluster) readConf(o *unstructured.Unstructured) error {
+	text, ok, err := unstructured.NestedString(o.Object, "data", "conf.yml")
+	if err != nil || !ok {
 		return err
-	case "ConfigMap":
-		text, ok, err := unstructured.NestedString(o.Object, "data", "conf.yml")
-		if err != nil || !ok {
-			return err
-		}
-		return yaml.Unmarshal([]byte(text), &c.conf)
-	case "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
-		"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
-		"FlowSchema", "PriorityLevelConfiguration":
-		return c.Create(ctx, o)
 	}
-	return nil
+	return yaml.Unmarshal([]byte(text), &c.conf)
 }
 
 // render is the chart with its default values. Helm keeps its own files in home.

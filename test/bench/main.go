@@ -17,7 +17,8 @@
 // R2 is the median latency of one ADD at a time over host-local's; R3 is the
 // rate on a pool with exactly as many addresses as pods over the rate of the
 // storm. The exit code is 1 if any ADD or DEL failed, an address was given
-// twice, a SpiderEndpoint is missing, or an address was not free again.
+// twice, a SpiderEndpoint is missing, an address was not free again, or an
+// agent ended.
 //
 // With -bin the programs of other checkouts are measured, beside each other in
 // one run: -bin old/_output/bin/amd64 -bin _output/bin/amd64. The chart is
@@ -59,11 +60,11 @@ func main() {
 	r, err := bench(ctx, options{bins: bins, scenarios: full(*rounds), patience: 10 * time.Second, progress: os.Stderr})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench failed: %v\n", err)
+		stop()
+		os.Exit(1)
 	}
-	if r != nil {
-		r.print(os.Stdout)
-	}
-	if err != nil || !r.ok() {
+	r.print(os.Stdout)
+	if !r.ok() {
 		stop()
 		os.Exit(1)
 	}

@@ -176,6 +176,23 @@ func (p *product) end(ctx context.Context, s scenario, nodes [][]sandbox, r *row
 	return p.cluster.remove(ctx)
 }
 
+// fate is what became of the agents.
+func (p *product) fate() (fate, error) {
+	f := fate{name: p.title}
+	for _, a := range p.agents {
+		if !a.Alive() {
+			f.ended = append(f.ended, fmt.Sprintf("the agent of %s ended: %s", a.node, a.Tail(8)))
+			continue
+		}
+		kib, err := a.resident()
+		if err != nil {
+			return f, err
+		}
+		f.kib = append(f.kib, kib)
+	}
+	return f, nil
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

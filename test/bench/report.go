@@ -70,21 +70,32 @@ func (r *row) asked(more requests) {
 
 func (r *row) ok() bool { return r.failures+r.duplicates+r.missing == 0 }
 
-// memory is the resident memory of a product's agents.
-type memory struct {
-	name string
-	kib  []int
+// fate is what became of a product's agents.
+type fate struct {
+	name  string
+	kib   []int    // resident memory of those that run
+	ended []string // what is known of the others, of which there should be none
 }
 
 // report is the result of a bench.
 type report struct {
 	load     string
 	rows     []*row
-	products []memory
+	products []fate
 }
 
 func (r *report) ok() bool {
-	return !slices.ContainsFunc(r.rows, func(row *row) bool { return !row.ok() })
+	for _, row := range r.rows {
+		if !row.ok() {
+			return false
+		}
+	}
+	for _, f := range r.products {
+		if len(f.ended) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // print ends with the line that tools read.
@@ -107,21 +118,30 @@ func (r *report) print(out io.Writer) {
 		}
 	}
 	fmt.Fprintln(out, "\nResident memory of the agents at the end, MiB:")
-	for _, m := range r.products {
-		fmt.Fprintf(out, "  %s: %s\n", m.name, m)
+	for _, f := range r.products {
+		fmt.Fprintf(out, "  %s: %s\n", f.name, f.memory())
 	}
 	fmt.Fprintln(out)
+	r.printFailures(out)
+	for _, f := range r.products {
+		if len(r.products) > 1 {
+			fmt.Fprintf(out, "%s: %s\n", f.name, r.ratios(f.name))
+		}
+	}
+	fmt.Fprintf(out, "bench: %s\n", r.ratios(r.products[len(r.products)-1].name))
+}
+
+func (r *report) printFailures(out io.Writer) {
 	for _, row := range r.rows {
 		if row.why != nil {
 			fmt.Fprintf(out, "%s %s, first failure: %v\n", row.scenario, row.contestant.name(), row.why)
 		}
 	}
-	for _, m := range r.products {
-		if len(r.products) > 1 {
-			fmt.Fprintf(out, "%s: %s\n", m.name, r.ratios(m.name))
+	for _, f := range r.products {
+		for _, why := range f.ended {
+			fmt.Fprintf(out, "%s: %s\n", f.name, why)
 		}
 	}
-	fmt.Fprintf(out, "bench: %s\n", r.ratios(r.products[len(r.products)-1].name))
 }
 
 // ratios compares a product with host-local, and with itself.
@@ -161,9 +181,9 @@ func (r requests) per(adds int) string {
 	return strings.Join(out, ", ")
 }
 
-func (m memory) String() string {
+func (f fate) memory() string {
 	var out []string
-	for _, kib := range m.kib {
+	for _, kib := range f.kib {
 		out = append(out, fmt.Sprintf("%.1f", float64(kib)/1024))
 	}
 	return strings.Join(out, " ")

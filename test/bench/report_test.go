@@ -2,12 +2,15 @@ package main
 
 import (
 	"errors"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/spidernet-io/spiderpool/test/lab/process"
 )
 
 // measured is a row of one round.
@@ -37,7 +40,7 @@ func TestPrint(t *testing.T) {
 				r.failures, r.duplicates, r.missing, r.why = 3, 2, 1, errors.New("pool full")
 			}),
 		},
-		products: []memory{{name: "old", kib: []int{1024, 2048}}, {name: "new", kib: []int{1536}}},
+		products: []fate{{name: "old", kib: []int{1024, 2048}}, {name: "new", kib: []int{1536}, ended: []string{"the agent of a ended: log"}}},
 	}
 	var out strings.Builder
 	r.print(&out)
@@ -61,6 +64,7 @@ Resident memory of the agents at the end, MiB:
   new: 1.5
 
 exact new, first failure: pool full
+new: the agent of a ended: log
 old: storm=0.25 serial=3.00 exact=0.80
 new: storm=0.50 serial=2.50 exact=0.80
 bench: storm=0.50 serial=2.50 exact=0.80
@@ -68,8 +72,51 @@ bench: storm=0.50 serial=2.50 exact=0.80
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if r.ok() {
-		t.Error("a report with failures is ok")
+}
+
+func TestReportIsOK(t *testing.T) {
+	good, bad := []*row{{adds: 1}, {adds: 1}}, []*row{{adds: 1}, {adds: 1, failures: 1}}
+	alive, ended := []fate{{kib: []int{1}}}, []fate{{kib: []int{1}}, {ended: []string{"why"}}}
+	for _, tc := range []struct {
+		name string
+		r    report
+		want bool
+	}{
+		{"all well", report{rows: good, products: alive}, true},
+		{"a failure", report{rows: bad, products: alive}, false},
+		{"an agent ended", report{rows: good, products: ended}, false},
+	} {
+		if got := tc.r.ok(); got != tc.want {
+			t.Errorf("%s: ok is %t", tc.name, got)
+		}
+	}
+}
+
+// An agent that ended is reported with its last words.
+func TestFate(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	dead, err := process.Start(process.Options{Args: []string{"sh", "-c", "echo no more memory"}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dead.Alive() {
+		time.Sleep(time.Millisecond)
+	}
+	living, err := process.Start(process.Options{Args: []string{"sleep", "1000"}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := living.Stop(t.Context(), 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	f, err := (&product{agents: []*agent{{Process: dead, node: "a"}, {Process: living, node: "b"}}}).fate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.kib) != 1 || f.kib[0] <= 0 || len(f.ended) != 1 || !strings.Contains(f.ended[0], "the agent of a ended") || !strings.Contains(f.ended[0], "no more memory") {
+		t.Errorf("%+v", f)
 	}
 }
 
