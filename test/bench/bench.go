@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -17,13 +18,14 @@ const (
 
 // A scenario is a load: each of the nodes starts its pods, inFlight at a time.
 type scenario struct {
-	name                          string
-	nodes, pods, inFlight, rounds int
+	name                  string
+	nodes, pods, inFlight int
 }
 
 type options struct {
 	bins      []string // directories with our programs; none: build this checkout
 	scenarios []scenario
+	rounds    int // of each scenario
 	// patience is how long after the last ADD of a round all SpiderEndpoints
 	// must be there, and after its last DEL all addresses be free.
 	patience time.Duration
@@ -53,12 +55,8 @@ func bench(ctx context.Context, o options) (r *report, err error) {
 		return nil, err
 	}
 	r = &report{load: loadAverage()}
-	for _, s := range o.scenarios {
-		rows, err := compete(ctx, s, contestants, o.progress)
-		if err != nil {
-			return nil, err
-		}
-		r.rows = append(r.rows, rows...)
+	if r.rows, err = compete(ctx, o, contestants); err != nil {
+		return nil, err
 	}
 	for _, p := range products {
 		f, err := p.fate()
@@ -70,28 +68,32 @@ func bench(ctx context.Context, o options) (r *report, err error) {
 	return r, nil
 }
 
-// compete runs the rounds of a scenario. The contestants take turns, and each
-// round another one begins, so that what else the machine does, and what the
-// one before left to do, meets them alike.
-func compete(ctx context.Context, s scenario, contestants []contestant, progress io.Writer) ([]*row, error) {
-	var rows []*row
-	for _, c := range contestants {
-		if c.takesPart(s) {
-			rows = append(rows, &row{scenario: s.name, contestant: c})
+// compete runs all rounds. Scenarios and contestants take turns, and each round
+// another contestant begins: so what else the machine does, and what the one
+// before left to do, meets all alike.
+func compete(ctx context.Context, o options, contestants []contestant) ([]*row, error) {
+	rows := make([][]*row, len(o.scenarios))
+	for i, s := range o.scenarios {
+		for _, c := range contestants {
+			if c.takesPart(s) {
+				rows[i] = append(rows[i], &row{scenario: s.name, contestant: c})
+			}
 		}
 	}
-	for n := range s.rounds {
-		for i := range rows {
-			r := rows[(n+i)%len(rows)]
-			err := r.contestant.round(ctx, s, r)
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
+	for n := range o.rounds {
+		for i, s := range o.scenarios {
+			for j := range rows[i] {
+				r := rows[i][(n+j)%len(rows[i])]
+				err := r.contestant.round(ctx, s, r)
+				if ctx.Err() != nil {
+					return nil, context.Cause(ctx)
+				}
+				if err != nil {
+					return nil, fmt.Errorf("round %d of %s, %s: %w", n+1, s.name, r.contestant.name(), err)
+				}
+				fmt.Fprintf(o.progress, "%d/%d %s %s: %.1f ADD/s\n", n+1, o.rounds, s.name, r.contestant.name(), r.rates[n])
 			}
-			if err != nil {
-				return nil, fmt.Errorf("%s, round %d of %s: %w", s.name, n+1, r.contestant.name(), err)
-			}
-			fmt.Fprintf(progress, "%s %d/%d: %s %.1f ADD/s\n", s.name, n+1, s.rounds, r.contestant.name(), r.rates[n])
 		}
 	}
-	return rows, nil
+	return slices.Concat(rows...), nil
 }

@@ -57,7 +57,7 @@ func main() {
 		os.Exit(2)
 	}
 	ctrllog.SetLogger(logr.Discard())
-	r, err := bench(ctx, options{bins: bins, scenarios: full(*rounds), patience: 10 * time.Second, progress: os.Stderr})
+	r, err := bench(ctx, options{bins: bins, scenarios: full, rounds: *rounds, patience: 10 * time.Second, progress: os.Stderr})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench failed: %v\n", err)
 		stop()
@@ -71,10 +71,8 @@ func main() {
 }
 
 // full are the scenarios as they are always measured, so that results compare.
-func full(rounds int) []scenario {
-	return []scenario{
-		{name: storm, nodes: 4, pods: 50, inFlight: 10, rounds: rounds},
-		{name: serial, nodes: 1, pods: 100, inFlight: 1, rounds: rounds},
-		{name: exact, nodes: 10, pods: 100, inFlight: 10, rounds: rounds},
-	}
+var full = []scenario{
+	{name: storm, nodes: 4, pods: 50, inFlight: 10},
+	{name: serial, nodes: 1, pods: 100, inFlight: 1},
+	{name: exact, nodes: 10, pods: 100, inFlight: 10},
 }
