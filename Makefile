@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^appVersion: *"\{0,1\}\([^"]*\)"\{0,1\}/\1/p' chart
 ARCH  ?= $(shell go env GOARCH)
 
 # The parts of `make test`, in order. Each prints how long it took.
-TESTS := unit cni lab e2e
+TESTS := unit cni bench lab e2e
 
 .PHONY: help
 help: ## List the targets
@@ -61,6 +61,10 @@ test-unit: # Packages by themselves and against a real API server
 .PHONY: test-cni
 test-cni: # Real main plugins in network namespaces
 	go test -race -count=1 ./test/cni
+
+.PHONY: test-bench
+test-bench: # The benchmark in its smallest size
+	go test -count=1 ./test/bench
 
 .PHONY: test-lab
 test-lab: # The lab itself

@@ -185,7 +185,7 @@ func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Fam
 	if err := ask.hold(ctx, func() error { return a.resolve(ctx, at) }); err != nil && !errors.Is(err, errUnsettled) {
 		return nil, err
 	}
-	for _, h := range at.of(f) {
+	for _, h := range slices.SortedStableFunc(slices.Values(at.of(f)), confirmedFirst) {
 		if asked := ask.requested(f); asked.IsValid() && asked != addressOf(h.entry) {
 			continue
 		}
@@ -207,6 +207,17 @@ func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Fam
 		}
 	}
 	return nil, nil
+}
+
+// confirmedFirst orders holdings: of several, the pod bears the confirmed one.
+func confirmedFirst(a, b *holding) int {
+	switch {
+	case a.confirmed() == b.confirmed():
+		return 0
+	case a.confirmed():
+		return -1
+	}
+	return 1
 }
 
 // rewrite records the container that asks in an entry that the attachment
@@ -291,7 +302,11 @@ func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
 	}
 	if errors.Is(err, ledger.ErrLost) {
 		var now *v2beta1.SpiderIP
-		if now, err = a.reread(ctx, h.entry, at.key); err == nil && now.Spec.ContainerID == h.entry.Spec.ContainerID {
+		if now, err = a.reread(ctx, h.entry, at.key); err == nil {
+			if now.Spec.ContainerID != h.entry.Spec.ContainerID {
+				h.entry = now // an update without an answer happened after all
+				return errUnsettled
+			}
 			err = a.ledger.Release(ctx, now)
 		}
 	}

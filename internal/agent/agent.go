@@ -86,6 +86,7 @@ type Agent struct {
 	log      *slog.Logger
 	timing   timing
 	ready    atomic.Bool
+	looked   atomic.Bool // for the second time: nothing of an agent before this one can come any more
 
 	// life is the context of Run; what calls leave to be done later is bound to
 	// it, not to them.

@@ -44,6 +44,13 @@ func (c *counter) String() string {
 	return strings.Join(out, ", ")
 }
 
+// of is how many requests of one kind there were, as String spells it.
+func (c *counter) of(what string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[what]
+}
+
 func (c *counter) funcs() interceptor.Funcs {
 	return interceptor.Funcs{
 		Get: func(ctx context.Context, w client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {

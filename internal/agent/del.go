@@ -17,7 +17,9 @@ import (
 // nothing. Only if it cannot be noted is it done before it is answered.
 func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 	note := wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
-	if a.Ready() && !a.table.kill(container{note.ContainerID, note.Interface}) {
+	c := container{note.ContainerID, note.Interface}
+	if a.Ready() && !a.table.kill(c) && a.looked.Load() {
+		a.table.spare(c)
 		return nil // nothing is known of it, and nothing will come
 	}
 	if err := wire.WriteNote(wire.NotesDir(a.socket), note); err != nil {
@@ -41,9 +43,15 @@ func (a *Agent) dispose(ctx context.Context, note wire.Note) error {
 	if err := a.table.ended(ctx, c); err != nil {
 		return err
 	}
+	// Until the second look, what an agent before this one sent for the
+	// container may still come.
+	over := a.looked.Load()
 	key, ok := a.table.boundTo(c)
-	if !ok {
+	switch {
+	case !ok && over:
 		return nil
+	case !ok:
+		return errUnsettled
 	}
 	probe.AwaitGone(ctx, note.Netns, note.Interface, a.timing.silent)
 	at, give, err := a.table.take(ctx, key)
@@ -51,7 +59,11 @@ func (a *Agent) dispose(ctx context.Context, note wire.Note) error {
 		return err
 	}
 	defer give()
-	return a.empty(ctx, at, c)
+	over = over || at.answered == c.id // this agent served its ADD
+	if err := a.empty(ctx, at, c); err != nil || over {
+		return err
+	}
+	return errUnsettled
 }
 
 // empty releases what an attachment holds in the name of a container. An error
@@ -99,12 +111,15 @@ func (a *Agent) ensure(ctx context.Context, at *attachment, h *holding) error {
 // there, those of an agent before this one, and those that failed.
 func (a *Agent) applyNotes() {
 	dir := wire.NotesDir(a.socket)
+	pending := a.table.pending()
 	notes, err := wire.ReadNotes(dir)
 	if err != nil {
 		a.log.Warn("notes of DELs cannot all be read", "directory", dir, "error", err)
 	}
 	for _, note := range notes {
-		a.table.kill(container{note.ContainerID, note.Interface})
+		if c := (container{note.ContainerID, note.Interface}); !pending[c] {
+			a.table.kill(c)
+		}
 		a.later(0, func(ctx context.Context) { a.applyNote(ctx, note) })
 	}
 }
@@ -270,4 +285,6 @@ func (a *Agent) lookAgain(ctx context.Context) {
 			return
 		}
 	}
+	a.looked.Store(true)
+	a.applyNotes()
 }

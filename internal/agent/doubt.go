@@ -82,7 +82,8 @@ func (a *Agent) resolve(ctx context.Context, at *attachment) error {
 			}
 		case !errors.Is(err, ledger.ErrLost):
 			return err
-		case time.Since(d.sent) < a.timing.settled:
+		}
+		if time.Since(d.sent) < a.timing.settled {
 			unsettled = errUnsettled
 			continue
 		}

@@ -151,14 +151,13 @@ func (s *search) claim(ctx context.Context, address netip.Addr) (*holding, error
 		doubtful = doubtful || errors.Is(err, ledger.ErrUnknown)
 		return err
 	})
+	if doubtful {
+		s.doubt(s.at, entry) // also of a claim that was won: the one without answer may come when it is released
+	}
 	if err != nil {
-		if doubtful {
-			s.doubt(s.at, entry)
-		}
 		return nil, away(err)
 	}
 	s.scout.use(address)
-	s.at.doubts.clear(entry.Spec.Address)
 	h := &holding{entry: entry}
 	s.at.held = append(s.at.held, h)
 	return h, nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -200,30 +201,51 @@ type node struct {
 	name   string
 	socket string
 	timing timing
-	agent  *Agent
-	stop   func()
+	// transport, if set, stands between the agent and the network.
+	transport func(http.RoundTripper) http.RoundTripper
+	agent     *Agent
+	stop      func()
 }
 
-// quick is the timing of tests that do not look at time.
-var quick = timing{patience: time.Second, silent: 100 * time.Millisecond, settled: 2 * time.Second, notes: 500 * time.Millisecond, second: 2 * time.Second}
+// quick is the timing of tests that do not look at time. The second look comes
+// at once, when there is nothing to see: it would put right what others break.
+var quick = timing{patience: time.Second, silent: 100 * time.Millisecond, settled: 2 * time.Second, notes: 500 * time.Millisecond}
 
 // node starts an agent. faults, if given, stand between it and the API server.
 func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
 	c.t.Helper()
-	n := &node{cluster: c, name: c.prefix + "-" + name, timing: quick, socket: filepath.Join(c.t.TempDir(), "s.sock")}
-	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
+	n := c.machine(name)
 	n.start(faults...)
+	return n
+}
+
+// machine is a node whose agent is not started yet.
+func (c *cluster) machine(name string) *node {
+	c.t.Helper()
+	n := &node{cluster: c, name: c.prefix + "-" + name, timing: quick, socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
+	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
 	c.t.Cleanup(func() { n.stop() })
 	return n
 }
 
 func (n *node) start(faults ...interceptor.Funcs) {
 	n.t.Helper()
+	n.launch(faults...)
+	n.eventually("the agent is ready", n.agent.Ready)
+	n.eventually("the agent has looked a second time", n.agent.looked.Load)
+}
+
+// launch starts the agent and does not wait until it serves.
+func (n *node) launch(faults ...interceptor.Funcs) {
+	n.t.Helper()
 	watch, err := n.server.ServiceAccountConfig(n.t.Context(), "kube-system", "spiderpool-agent", nil)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	watch.QPS = -1
+	if n.transport != nil {
+		watch.Wrap(n.transport)
+	}
 	live := rest.CopyConfig(watch)
 	live.Timeout = 10 * time.Second
 	c, err := client.NewWithWatch(live, client.Options{Scheme: world.Scheme()})
@@ -249,7 +271,6 @@ func (n *node) start(faults ...interceptor.Funcs) {
 			n.t.Errorf("agent of %s: %v", n.name, err)
 		}
 	})
-	n.eventually("the agent is ready", func() bool { return n.agent.Ready() })
 }
 
 // restart is what a crash and a new process come to: nothing is handed over.
@@ -295,6 +316,12 @@ func (n *node) del(p *corev1.Pod, containerID string) {
 	if _, err := n.call(wire.VerbDel, p, containerID, "eth0"); err != nil {
 		n.t.Fatalf("DEL of %s: %v", p.Name, err)
 	}
+	n.done()
+}
+
+// done waits until every DEL that was answered is done.
+func (n *node) done() {
+	n.t.Helper()
 	n.eventually("no note is left", func() bool {
 		notes, err := wire.ReadNotes(wire.NotesDir(n.socket))
 		return err == nil && len(notes) == 0

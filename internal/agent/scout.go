@@ -259,5 +259,5 @@ func (s *scout) pause() time.Duration {
 
 // jitter spreads what many nodes would do at the same moment.
 func jitter(d time.Duration) time.Duration {
-	return d*3/4 + rand.N(d/2)
+	return d - rand.N(d/4)
 }

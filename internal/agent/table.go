@@ -159,10 +159,29 @@ func (t *table) kill(c container) bool {
 	}
 	d.since = now
 	_, bound := t.bound[c]
-	if !busy && !bound && !d.busy {
+	return busy || bound || d.busy
+}
+
+// spare ends a death that has nothing to release.
+func (t *table) spare(c container) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d := t.dead[c]; d != nil && !d.busy && !d.isDone() {
 		close(d.done)
 	}
-	return busy || bound || d.busy
+}
+
+// pending lists the dead containers that are not disposed of.
+func (t *table) pending() map[container]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[container]bool{}
+	for c, d := range t.dead {
+		if !d.isDone() {
+			out[c] = true
+		}
+	}
+	return out
 }
 
 // isDead reports whether a DEL of c was served lately.
@@ -178,7 +197,7 @@ func (t *table) disposing(c container) (end func(bool), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.dead[c]
-	if d == nil || d.busy {
+	if d == nil || d.busy || d.isDone() {
 		return nil, false
 	}
 	d.busy = true

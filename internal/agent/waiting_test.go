@@ -1,0 +1,511 @@
+package agent
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+var soak = flag.Bool("soak", false, "let 200 nodes wait for one address, in place of 20")
+
+func asking(texts ...string) func(*wire.Request) {
+	return func(r *wire.Request) {
+		for _, text := range texts {
+			r.RequestedIPs = append(r.RequestedIPs, netip.MustParseAddr(text))
+		}
+	}
+}
+
+// patient starts an agent whose ADDs wait for longer than any test takes.
+func (c *cluster) patient(name string, faults ...interceptor.Funcs) *node {
+	c.t.Helper()
+	n := c.machine(name)
+	n.timing.patience, n.timing.silent = requestWait, 10*time.Millisecond
+	n.start(faults...)
+	return n
+}
+
+// occupy lets a pod of the node hold an address of a pool.
+func (n *node) occupy(name, pools string, edit ...func(*wire.Request)) *corev1.Pod {
+	n.t.Helper()
+	p := n.pod(n, name, n.from(pools))
+	n.add(p, name, edit...)
+	return p
+}
+
+// lineUp starts the ADDs of pods, named w0, w1 and so on as their containers,
+// one after the other, and waits until all are in line.
+func (n *node) lineUp(pods int, pools string) []*pending {
+	n.t.Helper()
+	line := make([]*pending, pods)
+	for i := range line {
+		name := fmt.Sprint("w", i)
+		line[i] = n.adding(n.pod(n, name, n.from(pools)), name)
+		n.inLine(i + 1)
+	}
+	return line
+}
+
+// inLine waits until so many ADDs are in line.
+func (n *node) inLine(want int) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("%d ADDs are in line", want), func() bool { return n.agent.waiters.length() == want })
+}
+
+// TestWaitsForIPv4: an ADD that waits for IPv4 holds nothing of IPv6.
+func TestWaitsForIPv4(t *testing.T) {
+	c := newCluster(t)
+	n := c.patient("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	c.pool("v6", "fd01::/64", []string{"fd01::10-fd01::20"})
+	first := n.occupy("first", "v4|")
+	late := n.lineUp(1, "v4|v6")[0]
+	if want := "10.1.0.10 n1/first eth0 first"; c.held() != want {
+		t.Errorf("held %q, want %q", c.held(), want)
+	}
+	n.del(first, "first")
+	if got := late.ips(t); got[0] != "10.1.0.10/24" || len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestFullIsProven: that a pool was full before the ADD came is no reason to
+// take from its backup.
+func TestFullIsProven(t *testing.T) {
+	c := newCluster(t)
+	n, other := c.node("n1"), c.node("n2")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	c.pool("backup", "10.1.0.0/24", []string{"10.1.0.20-10.1.0.29"})
+	first := other.occupy("first", "v4|")
+	if got := n.add(c.pod(n, "p", c.from("v4,backup|")), "p"); got[0] == "10.1.0.10/24" {
+		t.Fatalf("two pods have %v", got)
+	}
+	other.del(first, "first")
+	if got := n.add(c.pod(n, "q", c.from("v4,backup|")), "q"); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v, and the first pool has a free address", got)
+	}
+}
+
+// mostLooks is how often a node LISTs a pool at most that looks full for a
+// time: at once, and after pauses of 1, 2, 4 and then 8 s. Each is a quarter
+// shorter by chance, and the next one grows from what it was.
+func mostLooks(full time.Duration) int {
+	n := 1
+	for at, gap := time.Duration(0), firstGap*3/4; at+gap <= full; n++ {
+		at, gap = at+gap, min(2*gap, lastGap)*3/4
+	}
+	return n
+}
+
+// TestManyNodesOneAddress: nodes wait for one address that another one frees.
+// One gets it, the others fail when their time is over, and none asks the API
+// server more often than it should.
+func TestManyNodesOneAddress(t *testing.T) {
+	nodes, patience := 20, 4*time.Second
+	if *soak {
+		nodes, patience = 200, 20*time.Second
+	}
+	c := newCluster(t)
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	holder := c.node("holder")
+	first := holder.occupy("first", "v4|")
+	all, requests := make([]*node, nodes), make([]counter, nodes)
+	for i := range all {
+		all[i] = c.machine(fmt.Sprint("n", i))
+		all[i].timing.patience = patience
+		all[i].launch(requests[i].funcs())
+	}
+	pods := make([]*corev1.Pod, nodes)
+	for i, n := range all {
+		n.eventually("the agent is ready", n.agent.Ready)
+		pods[i] = c.pod(n, fmt.Sprint("p", i), c.from("v4|"))
+	}
+	began := time.Now()
+	waiting := make([]*pending, nodes)
+	for i, n := range all {
+		waiting[i] = n.adding(pods[i], pods[i].Name)
+	}
+	for _, n := range all {
+		n.inLine(1)
+	}
+	holder.del(first, "first")
+	var winners []int
+	for i, w := range waiting {
+		if <-w.done; w.err == nil {
+			winners = append(winners, i)
+			continue
+		}
+		w.refused(t, wire.CodeTryAgain, "used out: 0 free of 1")
+		if w.took < patience {
+			t.Errorf("node %d gave up after %s, it may wait for %s", i, w.took, patience)
+		}
+	}
+	took := time.Since(began)
+	if len(winners) != 1 {
+		t.Fatalf("nodes %v got the address", winners)
+	}
+	if i := winners[0]; c.held() != fmt.Sprintf("10.1.0.10 n%d/p%d eth0 p%d", i, i, i) {
+		t.Errorf("held %q, node %d got it", c.held(), i)
+	}
+	most := 2*mostLooks(took/2) + 1 // full before it was freed, and after
+	total := 0
+	for i := range requests {
+		lists, tries := requests[i].of(looks), requests[i].of(claims)
+		total += lists
+		if lists > most || tries > 2 { // at first, and when it looked free
+			t.Errorf("node %d sent %d LISTs and %d claims in %s, want at most %d and 2", i, lists, tries, took, most)
+		}
+	}
+	t.Logf("%d nodes: %d LISTs in %s, at most %d of one", nodes, total, took.Round(time.Second), most)
+}
+
+// TestHandOver: an address that the node frees goes to who waits longest,
+// though all have looked again meanwhile, by one PUT and no LIST.
+func TestHandOver(t *testing.T) {
+	const pods = 4
+	c := newCluster(t)
+	requests, stopped := &counter{}, newGate()
+	var stop atomic.Bool
+	n := c.patient("n1", requests.funcs(), between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == looks && stop.Load() {
+			if err := stopped.pass(ctx); err != nil {
+				return err
+			}
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	has := &pending{pod: n.occupy("first", "v4|")}
+	line := n.lineUp(pods, "v4|") // each brings a LIST, 1 s after the one before
+	stop.Store(true)
+	n.inLine(pods)
+	for _, next := range line {
+		requests.reset()
+		n.del(has.pod, has.pod.Name)
+		if got := next.ips(t); got[0] != "10.1.0.10/24" {
+			t.Errorf("got %v", got)
+		}
+		if got := []int{requests.of(takeOvers), requests.of(fences), requests.of(claims), requests.of(frees), requests.of(looks)}; !slices.Equal(got, []int{1, 1, 0, 0, 0}) {
+			t.Errorf("%s: %s", next.pod.Name, requests)
+		}
+		has = next
+	}
+	stopped.open()
+	n.del(has.pod, has.pod.Name)
+	c.holds("")
+}
+
+// handingOver lets the only address of a pool be handed to the first of two
+// ADDs in line, and stops the PUT before it is sent, or if sent is set, its
+// answer.
+func handingOver(t *testing.T, sent bool, faults ...interceptor.Funcs) (n *node, pool *v2beta1.SpiderIPPool, line []*pending, put *gate) {
+	c := newCluster(t)
+	put = newGate()
+	n = c.patient("n1", append(faults, between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what != takeOvers {
+			return send(ctx)
+		}
+		if sent {
+			if err := send(ctx); err != nil {
+				return err
+			}
+			return put.pass(ctx)
+		}
+		if err := put.pass(ctx); err != nil {
+			return err
+		}
+		return send(ctx)
+	}))...)
+	pool = c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	first := n.occupy("first", "v4|")
+	line = n.lineUp(2, "v4|")
+	n.deleted(first, "first")
+	c.await("the address is being handed over", put.reached)
+	return n, pool, line, put
+}
+
+// TestHandOverToOneThatGoes: the DEL of an ADD comes while it is handed an
+// address. The next in line gets it.
+func TestHandOverToOneThatGoes(t *testing.T) {
+	n, _, line, put := handingOver(t, false)
+	n.deleted(line[0].pod, "w0")
+	put.open()
+	line[0].refused(t, wire.CodeTryAgain)
+	if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v", got)
+	}
+	n.done()
+	n.holds("10.1.0.10 n1/w1 eth0 w1")
+	n.del(line[1].pod, "w1")
+	n.holds("")
+}
+
+// TestHandOverRefused: the pool is edited while an address of it is handed
+// over. Nobody gets one that the pool does not have; one that it does not give
+// to this pod goes to the next.
+func TestHandOverRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		edit func(*v2beta1.SpiderIPPool)
+		next bool
+	}{
+		{"the pool lost it", func(p *v2beta1.SpiderIPPool) { p.Spec.ExcludeIPs = []string{"10.1.0.10"} }, false},
+		{"the pool is not for this pod", func(p *v2beta1.SpiderIPPool) {
+			p.Spec.PodAffinity = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "w1"}}
+		}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n, p4, line, put := handingOver(t, true)
+			n.edit(p4, tc.edit)
+			put.open()
+			if tc.next {
+				line[0].refused(t, wire.CodeNoPool, "unmatched Pod labels")
+				if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
+					t.Errorf("got %v", got)
+				}
+			} else {
+				n.holds("")
+			}
+			for _, w := range line {
+				n.deleted(w.pod, w.pod.Name)
+				<-w.done
+			}
+			n.done()
+			n.holds("")
+		})
+	}
+}
+
+// TestHandOverAndAnother: an ADD wins an address by itself while it is handed
+// another one. That goes to the next in line.
+func TestHandOverAndAnother(t *testing.T) {
+	c := newCluster(t)
+	handed, winning, others := newGate(), newGate(), newGate()
+	var on atomic.Bool
+	n := c.patient("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == claims && on.Load() { // w0 is first, w1 comes when all is over
+			g := others
+			if r.object.(*v2beta1.SpiderIP).Spec.Pod.Name == "w0" {
+				g = winning
+			}
+			if err := g.pass(ctx); err != nil {
+				return err
+			}
+		}
+		err := send(ctx)
+		if r.what == takeOvers {
+			handed.arrive()
+		}
+		return err
+	}))
+	other := c.node("n2")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
+	first := n.occupy("first", "v4|", asking("10.1.0.10"))
+	elsewhere := other.occupy("elsewhere", "v4|")
+	line := n.lineUp(2, "v4|")
+	on.Store(true)
+	other.del(elsewhere, "elsewhere")
+	c.await("w0 claims what it saw free", winning.reached)
+	n.deleted(first, "first")
+	c.await("the other address is handed to w0", handed.reached)
+	winning.open()
+	if got := line[0].ips(t); got[0] != "10.1.0.11/24" {
+		t.Errorf("w0 got %v", got)
+	}
+	others.open()
+	if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
+		t.Errorf("w1 got %v", got)
+	}
+	n.done()
+	c.holds("10.1.0.10 n1/w1 eth0 w1\n10.1.0.11 n1/w0 eth0 w0")
+	n.del(line[0].pod, "w0")
+	n.del(line[1].pod, "w1")
+	c.holds("")
+}
+
+// TestHandOverAfterPatience: the time of an ADD is over while it is handed an
+// address. It is served, or the next one is; in any case who is answered an
+// address holds it.
+func TestHandOverAfterPatience(t *testing.T) {
+	c := newCluster(t)
+	put := newGate()
+	n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == takeOvers {
+			if err := put.pass(ctx); err != nil {
+				return err
+			}
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	first := n.occupy("first", "v4|")
+	w := n.lineUp(1, "v4|")[0]
+	n.deleted(first, "first")
+	c.await("the address is being handed over", put.reached)
+	c.eventually("the ADD's time is over", func() bool { return time.Since(n.agent.table.since("w0")) > n.timing.patience })
+	put.open()
+	w.ips(t)
+	n.done()
+	c.holds("10.1.0.10 n1/w0 eth0 w0")
+}
+
+// TestRequestedAddress: the runtime or the user asks for one address.
+func TestRequestedAddress(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	c.pool("a", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.19"})
+	c.pool("b", "10.1.0.0/24", []string{"10.1.0.20-10.1.0.29"})
+	c.pool("v6", "fd01::/64", []string{"fd01::10-fd01::20"})
+	n.occupy("first", "a|", asking("10.1.0.19"))
+	n.occupy("second", "b|", asking("10.1.0.29"))
+	for _, tc := range []struct {
+		name, pools string
+		ask         func(*wire.Request)
+		want        []string
+		code        uint
+		says        []string
+	}{
+		{"free", "a|", asking("10.1.0.15"), []string{"10.1.0.15/24"}, 0, nil},
+		{"of the second pool", "a,b|", asking("10.1.0.25"), []string{"10.1.0.25/24"}, 0, nil},
+		{"of both families", "a|v6", asking("10.1.0.16", "fd01::12"), []string{"10.1.0.16/24", "fd01::12/64"}, 0, nil},
+		{"of no pool", "a,b|", asking("10.1.0.30"), nil, wire.CodeConfig, []string{"-a: it does not have the address 10.1.0.30", "-b: it does not have"}},
+		{"of a pool that is not named", "a|", asking("10.1.0.25"), nil, wire.CodeConfig, []string{"-a: it does not have the address 10.1.0.25"}},
+		{"of a family without pool", "a|", asking("fd01::13"), nil, wire.CodeConfig, []string{"fd01::13"}},
+		{"two of a family", "a|", asking("10.1.0.17", "10.1.0.18"), nil, wire.CodeConfig, []string{"10.1.0.17", "10.1.0.18"}},
+		{"taken", "b,a|", asking("10.1.0.19"), nil, wire.CodeTryAgain, []string{"-b: it does not have the address 10.1.0.19", "-a: all IP addresses used out: 0 free of 1"}},
+		{"taken, with another family", "b|v6", asking("10.1.0.29", "fd01::14"), nil, wire.CodeTryAgain, []string{"0 free of 1"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			name := strings.ReplaceAll(strings.ReplaceAll(tc.name, " ", "-"), ",", "")
+			before := c.held()
+			a := n.adding(c.pod(n, name, c.from(tc.pools)), name, tc.ask)
+			if tc.code != 0 {
+				a.refused(t, tc.code, tc.says...)
+				if held := c.held(); held != before {
+					t.Errorf("held %q, before %q", held, before)
+				}
+			} else if got := a.ips(t); !slices.Equal(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+			n.del(a.pod, name)
+		})
+	}
+}
+
+// TestRequestedAnother: a new sandbox asks for another address than its pod has.
+func TestRequestedAnother(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.19"})
+	p := n.occupy("web", "v4|", asking("10.1.0.10"))
+	if got := n.add(p, "two", asking("10.1.0.11")); got[0] != "10.1.0.11/24" {
+		t.Errorf("got %v", got)
+	}
+	if want := "10.1.0.11 n1/web eth0 two"; c.held() != want {
+		t.Errorf("held %q, want %q", c.held(), want)
+	}
+}
+
+// TestLine: the oldest ADD that can use an address is called, once.
+func TestLine(t *testing.T) {
+	line := &waiters{}
+	v4, v6 := map[string]addr.Set{"v4": set(t, "10.1.0.1-10.1.0.9")}, map[string]addr.Set{"v6": set(t, "fd01::1")}
+	began := time.Now()
+	at := func(after time.Duration) *asker { return &asker{came: began.Add(after)} }
+	a, b, d := line.join(nil, at(1), v4), line.join(nil, at(2), v6), line.join(nil, at(3), v4)
+	// One that leaves, looks again and comes back stands where it stood.
+	if !line.leave(a) {
+		t.Error("a was called")
+	}
+	a = line.join(nil, at(1), v4)
+	call := func(pool, address string) *waiter { return line.call(pool, netip.MustParseAddr(address)) }
+	for _, tc := range []struct {
+		pool, address string
+		want          *waiter
+	}{
+		{"v4", "10.1.0.10", nil}, {"other", "10.1.0.1", nil},
+		{"v6", "fd01::1", b}, {"v6", "fd01::1", nil},
+		{"v4", "10.1.0.9", a}, {"v4", "10.1.0.9", d}, {"v4", "10.1.0.9", nil},
+	} {
+		if got := call(tc.pool, tc.address); got != tc.want {
+			t.Errorf("%s of %s: called %v, want %v", tc.address, tc.pool, got, tc.want)
+		}
+	}
+	for _, w := range []*waiter{a, b, d} {
+		if wait(t.Context(), w.called) != nil || line.leave(w) {
+			t.Error("one that was called may leave")
+		}
+	}
+	if n := line.length(); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+}
+
+func set(t *testing.T, texts ...string) addr.Set {
+	t.Helper()
+	s, err := addr.ParseSet(texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestLineRace: whoever leaves the line was not called, and whoever was called
+// is sent exactly one offer.
+func TestLineRace(t *testing.T) {
+	const adds, offers = 500, 300
+	line := &waiters{}
+	wants := map[string]addr.Set{"v4": set(t, "10.1.0.1")}
+	var served, left, unused atomic.Int32
+	var group sync.WaitGroup
+	for range adds {
+		group.Go(func() {
+			w := line.join(nil, &asker{came: time.Now()}, wants)
+			for range rand.N(100) {
+				select {
+				case <-w.called:
+				default:
+				}
+			}
+			if line.leave(w) {
+				left.Add(1)
+				return
+			}
+			<-w.called
+			if <-w.offer == nil {
+				t.Error("an empty offer")
+			}
+			served.Add(1)
+		})
+	}
+	for range offers {
+		group.Go(func() {
+			w := line.call("v4", netip.MustParseAddr("10.1.0.1"))
+			if w == nil {
+				unused.Add(1)
+				return
+			}
+			w.offer <- &holding{}
+		})
+	}
+	group.Wait()
+	if served.Load()+left.Load() != adds || served.Load()+unused.Load() != offers || line.length() != 0 {
+		t.Errorf("%d served and %d left of %d, %d offers unused of %d, %d in line", served.Load(), left.Load(), adds, unused.Load(), offers, line.length())
+	}
+}
