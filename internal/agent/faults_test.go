@@ -1085,3 +1085,52 @@ func TestLostRelease(t *testing.T) {
 		t.Errorf("held %q, want %q", c.held(), want)
 	}
 }
+
+// TestZombieAfterRetry: a claim is late, the same claim sent again wins, and the
+// address is freed by DEL. Then the late one happens.
+func TestZombieAfterRetry(t *testing.T) {
+	c := newCluster(t)
+	var late atomic.Pointer[v2beta1.SpiderIP]
+	n := c.machine("n1")
+	n.timing.settled = requestWait
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == claims && late.CompareAndSwap(nil, r.object.DeepCopyObject().(*v2beta1.SpiderIP)) {
+			return errNoReply
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := n.occupy("web", "v4|")
+	n.deleted(p, "web")
+	c.holds("")
+	c.create(late.Load())
+	c.holds("")
+}
+
+// TestLostTakeOverThenAnother: it is not known whether a new sandbox was
+// written, the ADD failed, and the next sandbox asks for another address.
+func TestLostTakeOverThenAnother(t *testing.T) {
+	c := newCluster(t)
+	var away atomic.Bool
+	n := c.machine("n1")
+	n.timing.patience = 300 * time.Millisecond
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if away.Load() {
+			return errRefused
+		}
+		err := send(ctx)
+		if r.what == takeOvers {
+			away.Store(true)
+			return errNoReply
+		}
+		return err
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
+	p := n.occupy("web", "v4|", asking("10.1.0.10"))
+	n.adding(p, "two").refused(t, wire.CodeTryAgain)
+	away.Store(false)
+	n.add(p, "three", asking("10.1.0.11"))
+	n.del(p, "web")
+	n.del(p, "two")
+	c.holds("10.1.0.11 n1/web eth0 three")
+}

@@ -49,7 +49,8 @@ func (l *lister) gaps() (out []time.Duration) {
 	return out
 }
 
-func about(d time.Duration) (least, most time.Duration) { return d * 3 / 4, d * 5 / 4 }
+// about is between which bounds a pause of d is drawn.
+func about(d time.Duration) (least, most time.Duration) { return d * 3 / 4, d }
 
 // TestListIsShared: whoever asks gets a LIST that was sent after it asked; there
 // is one at a time, and one for all who wait.
