@@ -1037,10 +1037,10 @@ func (p *port) late(r *rand.Rand) {
 			}
 		}
 	}
-	p.mu.Unlock()
 	slices.SortFunc(old, func(a, b *box) int {
 		return cmp.Or(cmp.Compare(a.after, b.after), cmp.Compare(a.id, b.id))
 	})
+	p.mu.Unlock()
 	if len(old) > 0 {
 		old[r.IntN(min(len(old), 10))].del()
 	}
