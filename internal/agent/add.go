@@ -329,15 +329,9 @@ func (a *Agent) handOver(ctx context.Context, h *holding) (bool, error) {
 	}
 	entry := h.entry.DeepCopy()
 	a.fill(entry, w.ask)
-	if err := a.ledger.Update(ctx, entry); err != nil {
-		w.offer <- nil
-		if errors.Is(err, ledger.ErrUnknown) {
-			a.doubtOf(keyOf(entry), entry)
-		}
-		return false, err
-	}
-	w.offer <- &holding{entry: entry}
-	return true, nil
+	err := a.ledger.Update(ctx, entry)
+	w.offer <- offer{entry, err}
+	return err == nil, err
 }
 
 func (at *attachment) forget(h *holding) {

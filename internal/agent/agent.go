@@ -111,7 +111,7 @@ func New(o Options) *Agent {
 		metrics: m,
 		timing:  production,
 		table:   t,
-		publish: newPublisher(o.Client, o.World, o.Node, o.Log, t),
+		publish: newPublisher(o.Client, o.World, o.Node, o.Log, t, line),
 	}
 }
 

@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // claim gives the attachment a new address of family f. If every pool of the
 // wish that would serve it is full, it waits in line: for an address that this
-// node releases, for an edit of a pool, and for the time to look again; and
-// looks once more before it gives up.
+// node releases, for an edit of a pool, and for the time to look again.
 func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
 	h, err := a.round(ctx, at, ask, f)
 	var refused *refusedError
@@ -31,27 +31,42 @@ func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.F
 	defer func() { ask.waited += time.Since(joined) }()
 	var h *holding
 	err := a.idle(ctx, w)
-	if err == nil {
+	switch {
+	case err == nil && ask.patient():
 		ask.called = w.called
 		h, err = a.round(ctx, at, ask, f)
 		ask.called = nil
+	case err == nil:
+		err = refused
 	}
 	if a.waiters.leave(w) {
 		return h, err
 	}
-	offer := <-w.offer
-	if offer == nil || h != nil || ctx.Err() != nil { // nothing came, or one address is enough, or nobody needs it
-		a.putBack(ctx, at, []*holding{offer})
+	handed := a.receive(ctx, at, ask, <-w.offer)
+	if handed == nil || h != nil || ctx.Err() != nil { // nothing came, or one address is enough, or nobody needs it
+		a.putBack(ctx, at, []*holding{handed})
 		return h, orElse(err, errCalled, refused)
 	}
-	at.held = append(at.held, offer)
-	h, err = a.fence(ctx, at, ask, offer, f)
+	h, err = a.fence(ctx, at, ask, handed, f)
 	var unserved *unservedError
 	var moved *movedError
 	if errors.As(err, &unserved) || errors.As(err, &moved) {
 		return nil, refused
 	}
 	return h, err
+}
+
+// receive makes the attachment hold what it was offered. If nobody knows whether
+// that was written, it is looked for, and a doubt of the attachment from now on.
+func (a *Agent) receive(ctx context.Context, at *attachment, ask *asker, o offer) *holding {
+	switch {
+	case o.err == nil:
+		at.held = append(at.held, &holding{entry: o.entry})
+	case errors.Is(o.err, ledger.ErrUnknown):
+		a.doubt(at, o.entry)
+		_ = ask.hold(ctx, func() error { return a.resolve(ctx, at) }) // what it does not tell now stays a doubt
+	}
+	return at.holding(o.entry.Name)
 }
 
 // orElse is err, but for one that stands for another.
@@ -62,8 +77,8 @@ func orElse(err, one, other error) error {
 	return err
 }
 
-// idle returns when a pool was edited or when it is time to look again; with
-// errCalled if w was called out, or the end of ctx.
+// idle returns when a pool was edited, when it is time to look again, and when
+// patience is over; with errCalled if w was called out, or the end of ctx.
 func (a *Agent) idle(ctx context.Context, w *waiter) error {
 	pause := time.Until(w.ask.patience)
 	for name, wants := range w.wants {

@@ -18,13 +18,13 @@ import (
 func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 	note := wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	c := container{note.ContainerID, note.Interface}
-	if a.Ready() && !a.table.kill(c) && a.looked.Load() {
+	if known := a.table.kill(c); !known && a.Ready() && a.looked.Load() {
 		a.table.spare(c)
 		return nil // nothing is known of it, and nothing will come
 	}
 	if err := wire.WriteNote(wire.NotesDir(a.socket), note); err != nil {
 		a.log.Error("a DEL cannot be noted, it is done before it is answered", "container", note.ContainerID, "error", err)
-		if err := a.dispose(ctx, note); err != nil {
+		if err := a.bury(ctx, note, false); err != nil {
 			return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("the addresses of container %s cannot be released now, nor noted for later: %v", note.ContainerID, err)}
 		}
 		return nil
@@ -126,20 +126,26 @@ func (a *Agent) applyNotes() {
 
 // applyNote does one, unless that is under way.
 func (a *Agent) applyNote(ctx context.Context, note wire.Note) {
+	if err := a.bury(ctx, note, true); err != nil && ctx.Err() == nil && !errors.Is(err, errBusy) {
+		a.log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
+	}
+}
+
+// bury disposes of a dead container and removes the note that asks for it, if
+// one was written; errBusy means that another call is at it.
+func (a *Agent) bury(ctx context.Context, note wire.Note, written bool) error {
 	end, ok := a.table.disposing(container{note.ContainerID, note.Interface})
 	if !ok {
-		return
+		return errBusy
 	}
 	began := time.Now()
 	err := a.dispose(ctx, note)
 	a.metrics.ended(a.metrics.release, time.Since(began), 0, err)
-	if err == nil {
+	if err == nil && written {
 		err = wire.RemoveNote(wire.NotesDir(a.socket), note)
 	}
 	end(err == nil)
-	if err != nil && ctx.Err() == nil {
-		a.log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
-	}
+	return err
 }
 
 // check serves CHECK: the ledger says that the container's attachment holds the

@@ -39,20 +39,6 @@ func (a *Agent) doubt(at *attachment, claim *v2beta1.SpiderIP) {
 	a.later(a.timing.settled, func(ctx context.Context) { a.settle(ctx, at.key) })
 }
 
-// doubtOf does the same for an attachment whose turn somebody else has.
-func (a *Agent) doubtOf(key attachmentKey, claim *v2beta1.SpiderIP) {
-	a.later(0, func(ctx context.Context) {
-		at, give, err := a.table.take(ctx, key)
-		if err != nil {
-			return
-		}
-		defer give()
-		if !at.holds(claim.Name) {
-			a.doubt(at, claim)
-		}
-	})
-}
-
 // settle ends the doubts of an attachment that are settled: an entry that is
 // there after all and was not taken up is released.
 func (a *Agent) settle(ctx context.Context, key attachmentKey) {
@@ -106,6 +92,13 @@ func (a *Agent) trim(ctx context.Context, at *attachment) error {
 }
 
 // holds reports whether the attachment holds the entry of that name.
-func (at *attachment) holds(name string) bool {
-	return slices.ContainsFunc(at.held, func(h *holding) bool { return h.entry.Name == name })
+func (at *attachment) holds(name string) bool { return at.holding(name) != nil }
+
+// holding returns what the attachment holds by the entry of that name, or nil.
+func (at *attachment) holding(name string) *holding {
+	i := slices.IndexFunc(at.held, func(h *holding) bool { return h.entry.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return at.held[i]
 }

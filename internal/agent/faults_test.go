@@ -115,6 +115,7 @@ type pending struct {
 	done  chan struct{}
 	reply *wire.Reply
 	err   error
+	ended time.Time
 	took  time.Duration
 }
 
@@ -125,7 +126,8 @@ func (n *node) adding(p *corev1.Pod, containerID string, edit ...func(*wire.Requ
 	go func() {
 		defer close(a.done)
 		a.reply, a.err = n.call(wire.VerbAdd, p, containerID, "eth0", edit...)
-		a.took = time.Since(began)
+		a.ended = time.Now()
+		a.took = a.ended.Sub(began)
 	}()
 	return a
 }
@@ -1133,4 +1135,20 @@ func TestLostTakeOverThenAnother(t *testing.T) {
 	n.del(p, "web")
 	n.del(p, "two")
 	c.holds("10.1.0.11 n1/web eth0 three")
+}
+
+// TestDelWithoutNote: a DEL that cannot be noted is done before it is answered.
+func TestDelWithoutNote(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := n.occupy("web", "v4|")
+	if err := os.WriteFile(wire.NotesDir(n.socket), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.deleted(p, "web")
+	if held := c.held(); held != "" {
+		t.Errorf("held %q", held)
+	}
+	n.add(p, "web")
 }

@@ -26,7 +26,7 @@ type search struct {
 
 	candidates addr.Set
 	// taken are the candidates that were answered "taken" to this ADD.
-	taken addr.Set
+	taken []netip.Addr
 	// listed says that free comes from a LIST that this search waited for.
 	listed bool
 	free   addr.Set
@@ -75,9 +75,21 @@ func (s *search) look(ctx context.Context) error {
 		return away(err)
 	}
 	s.ask.seen[s.pool.Name] = l.sent
-	s.free, s.listed = s.candidates.Minus(l.taken).Minus(s.taken), true
-	s.scout.judge(l, s.free.IsEmpty())
+	s.free, s.listed = s.candidates.Minus(l.taken), true
+	for _, a := range s.taken {
+		if s.free.Contains(a) {
+			s.free = s.free.Without(a)
+			s.scout.lost(a, true)
+		}
+	}
+	s.scout.judge(l, s.onlyStrangers())
 	return nil
+}
+
+// onlyStrangers reports whether nothing is left that may well be free.
+func (s *search) onlyStrangers() bool {
+	_, foreign := s.scout.unlikely()
+	return s.free.Minus(foreign).IsEmpty()
 }
 
 // candidates are the addresses of a pool that an ADD may get: all that are not
@@ -103,9 +115,11 @@ func (ask *asker) requested(f pool.Family) netip.Addr {
 	return ask.req.RequestedIPs[i]
 }
 
-// try claims up to tries addresses, one after the other, until one is won.
+// try claims up to tries addresses, one after the other, until one is won; after
+// a LIST also all that are held in the name of other pools, as no LIST tells
+// when those are free.
 func (s *search) try(ctx context.Context) (*holding, error) {
-	for range tries {
+	for n := 0; n < tries || s.listed && s.onlyStrangers(); n++ {
 		address, ok := s.pick()
 		if !ok {
 			return nil, nil
@@ -116,11 +130,8 @@ func (s *search) try(ctx context.Context) (*holding, error) {
 			return h, err
 		}
 		s.metrics.allocation.conflicts.Inc()
-		s.scout.use(address)
-		if s.listed {
-			s.scout.stranger(address)
-		}
-		s.taken, s.free = s.taken.With(address), s.free.Without(address)
+		s.scout.lost(address, s.listed)
+		s.taken, s.free = append(s.taken, address), s.free.Without(address)
 	}
 	return nil, nil
 }

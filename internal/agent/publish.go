@@ -39,6 +39,7 @@ type publisher struct {
 	node   string
 	log    *slog.Logger
 	table  *table
+	line   *waiters
 	queue  workqueue.TypedRateLimitingInterface[string] // of pod UIDs
 
 	mu   sync.Mutex
@@ -56,9 +57,9 @@ type endpoint struct {
 	found bool
 }
 
-func newPublisher(c client.Client, w *world.World, node string, log *slog.Logger, t *table) *publisher {
+func newPublisher(c client.Client, w *world.World, node string, log *slog.Logger, t *table, line *waiters) *publisher {
 	return &publisher{
-		client: c, world: w, node: node, log: log, table: t, pods: map[string]*endpoint{},
+		client: c, world: w, node: node, log: log, table: t, line: line, pods: map[string]*endpoint{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 }
@@ -123,7 +124,7 @@ func (p *publisher) next(ctx context.Context) bool {
 		return false
 	}
 	defer p.queue.Done(uid)
-	p.table.quiet(ctx, giveWay)
+	p.giveWay(ctx)
 	if err := p.write(ctx, uid); err != nil {
 		p.log.Info("SpiderEndpoint not written yet", "podUID", uid, "error", err)
 		p.queue.AddRateLimited(uid)
@@ -131,6 +132,15 @@ func (p *publisher) next(ctx context.Context) bool {
 	}
 	p.queue.Forget(uid)
 	return true
+}
+
+// giveWay waits until no ADD is in progress but those that wait in line.
+func (p *publisher) giveWay(ctx context.Context) {
+	for late := time.Now().Add(giveWay); p.table.inProgress() > p.line.length() && time.Now().Before(late); {
+		if wait(ctx, time.After(20*time.Millisecond)) != nil {
+			return
+		}
+	}
 }
 
 // write brings the endpoint of one pod up to date; one whose pod is gone, or

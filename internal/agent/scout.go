@@ -57,9 +57,10 @@ type scout struct {
 	taken   addr.Set
 	foreign map[netip.Addr]time.Time
 	trying  map[netip.Addr]bool // by an ADD of this node, right now
-	last    listing
-	judged  bool          // the gap follows from last
-	gap     time.Duration // from the last LIST to the next
+	last    listing             // that was answered
+	judged  bool                // the gap follows from last
+	sent    time.Time           // when the last LIST was, answered or not
+	gap     time.Duration       // from then to the next
 	flight  *flight
 }
 
@@ -67,7 +68,6 @@ type scout struct {
 type listing struct {
 	sent  time.Time
 	taken addr.Set
-	err   error
 }
 
 // flight is a LIST that is on its way, or waits for its time.
@@ -75,6 +75,7 @@ type flight struct {
 	due  time.Time
 	poke chan struct{} // due was changed
 	done chan struct{}
+	err  error // when done is closed: why it has brought nothing
 }
 
 // unlikely returns what was last seen taken, and what is held in the name of
@@ -100,10 +101,10 @@ const guesses = 16
 // what is being tried by another ADD or held in the name of another pool. There
 // is none if all were seen taken meanwhile: then it is time for a LIST. tried
 // must follow.
-func (s *scout) pick(from addr.Set, random *rand.Rand) (netip.Addr, bool) {
+func (s *scout) pick(from addr.Set, random *rand.Rand) (a netip.Addr, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a, ok := from.Random(random)
+	a, ok = from.Random(random)
 	for i := 0; ok && i < guesses && s.isUnlikely(a); i++ {
 		a, ok = from.Random(random)
 	}
@@ -137,18 +138,24 @@ func (s *scout) tried(a netip.Addr) {
 	delete(s.trying, a)
 }
 
-// use notes that an address is taken.
+// use notes that an address was won.
 func (s *scout) use(a netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken = s.taken.With(a)
+	delete(s.foreign, a)
 }
 
-// stranger notes that an address is held in the name of another pool: a LIST of
-// this one calls it free.
-func (s *scout) stranger(a netip.Addr) {
+// lost notes that an address was answered "taken". If a LIST of the pool calls
+// it free, now or lately, it is most likely held in the name of another pool.
+func (s *scout) lost(a netip.Addr, listedFree bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !listedFree && time.Since(s.foreign[a]) > foreignFor {
+		s.taken = s.taken.With(a)
+		return
+	}
+	s.taken = s.taken.Without(a)
 	s.foreign[a] = time.Now()
 }
 
@@ -168,12 +175,15 @@ func (s *scout) list(ctx context.Context, called <-chan struct{}, since time.Tim
 		s.mu.Lock()
 		if last := s.last; !last.sent.IsZero() && !last.sent.Before(since) {
 			s.mu.Unlock()
-			return last, last.err
+			return last, nil
 		}
 		f := s.board(hurried)
 		s.mu.Unlock()
 		select {
 		case <-f.done:
+			if f.err != nil {
+				return listing{}, f.err
+			}
 		case <-called:
 			return listing{}, errCalled
 		case <-ctx.Done():
@@ -188,7 +198,7 @@ func (s *scout) board(hurried bool) *flight {
 	if hurried {
 		gap = min(gap, firstGap)
 	}
-	due := s.last.sent.Add(gap)
+	due := s.sent.Add(gap)
 	if s.flight == nil {
 		s.flight = &flight{due: due, poke: make(chan struct{}, 1), done: make(chan struct{})}
 		go s.fly(s.flight)
@@ -221,14 +231,18 @@ func (s *scout) fly(f *flight) {
 	taken, err := s.read(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.judged = listing{sent, taken, err}, false
-	if err == nil {
-		s.taken = taken
-	} else {
+	defer close(f.done)
+	s.flight, s.sent, f.err = nil, sent, err
+	if err != nil {
 		s.gap = max(s.gap, firstGap)
+		return
 	}
-	s.flight = nil
-	close(f.done)
+	s.last, s.judged, s.taken = listing{sent, taken}, false, taken
+	for a := range s.foreign {
+		if taken.Contains(a) {
+			delete(s.foreign, a)
+		}
+	}
 }
 
 // judge says of a LIST whether it showed the pool full; the pause before the
@@ -254,7 +268,7 @@ func (s *scout) judge(l listing, full bool) {
 func (s *scout) pause() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Until(s.last.sent.Add(s.gap))
+	return time.Until(s.sent.Add(s.gap))
 }
 
 // jitter spreads what many nodes would do at the same moment.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"testing"
@@ -264,9 +265,9 @@ func TestStrangers(t *testing.T) {
 			}
 		}
 		a, b := netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")
-		s.stranger(a)
+		s.lost(a, true)
 		time.Sleep(foreignFor / 2)
-		s.stranger(b)
+		s.lost(b, true)
 		foreign("10.1.0.1-10.1.0.2")
 		time.Sleep(foreignFor/2 + 1)
 		foreign("10.1.0.2")
@@ -275,6 +276,54 @@ func TestStrangers(t *testing.T) {
 		foreign()
 		if taken, _ := s.unlikely(); !taken.IsEmpty() {
 			t.Errorf("taken are %s", taken)
+		}
+	})
+}
+
+// TestListAfterError: who comes after a LIST that failed, or was aboard and asks
+// again, gets another one.
+func TestListAfterError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lister{takes: time.Millisecond, err: errNoReply}
+		s := l.scout()
+		asked := time.Now()
+		if _, err := s.list(t.Context(), nil, asked, true); !errors.Is(err, errNoReply) {
+			t.Errorf("error %v", err)
+		}
+		l.err = nil
+		if got, err := s.list(t.Context(), nil, asked, true); err != nil || len(l.sent) != 2 || !got.sent.Equal(l.sent[1]) {
+			t.Errorf("error %v, %d LISTs", err, len(l.sent))
+		}
+	})
+}
+
+// TestStrangersAndLists: a LIST that shows an address as held in the pool's own
+// name ends its being a stranger; one that calls it free does not. It is tried
+// all the same, last.
+func TestStrangersAndLists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lister{takes: time.Millisecond, taken: set(t, "10.1.0.1")}
+		s := l.scout()
+		own, other := netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")
+		s.lost(own, true)
+		s.lost(other, true)
+		s.lost(other, false) // by an ADD that has not seen a LIST
+		if _, err := s.list(t.Context(), nil, time.Now(), true); err != nil {
+			t.Fatal(err)
+		}
+		if taken, foreign := s.unlikely(); !taken.Equal(l.taken) || !foreign.Equal(set(t, "10.1.0.2")) {
+			t.Errorf("taken are %s, foreign %s", taken, foreign)
+		}
+		random := rand.New(rand.NewPCG(1, 2))
+		for range 20 {
+			if a, ok := s.pick(set(t, "10.1.0.1-10.1.0.3"), random); !ok || a != netip.MustParseAddr("10.1.0.3") {
+				t.Errorf("picked %s, %t", a, ok)
+			} else {
+				s.tried(a)
+			}
+		}
+		if a, ok := s.pick(set(t, "10.1.0.1-10.1.0.2"), random); !ok || a != other {
+			t.Errorf("picked %s, %t", a, ok)
 		}
 	})
 }

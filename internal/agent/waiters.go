@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 )
 
@@ -22,10 +23,17 @@ type waiter struct {
 	ask *asker
 	// wants are the addresses that it can use, by pool.
 	wants map[string]addr.Set
-	// called is closed when it is called out of the line. offer then brings an
-	// address that was written to its name, or nil if that failed.
+	// called is closed when it is called out of the line. offer then says what
+	// became of that.
 	called chan struct{}
-	offer  chan *holding
+	offer  chan offer
+}
+
+// offer is an entry that was to be written to the name of an ADD in line, and
+// what the write came to.
+type offer struct {
+	entry *v2beta1.SpiderIP
+	err   error
 }
 
 // join puts an ADD in line, by the time it came: one that has just searched
@@ -33,7 +41,7 @@ type waiter struct {
 func (w *waiters) join(at *attachment, ask *asker, wants map[string]addr.Set) *waiter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := &waiter{at: at, ask: ask, wants: wants, called: make(chan struct{}), offer: make(chan *holding, 1)}
+	out := &waiter{at: at, ask: ask, wants: wants, called: make(chan struct{}), offer: make(chan offer, 1)}
 	i := slices.IndexFunc(w.line, func(o *waiter) bool { return o.ask.came.After(ask.came) })
 	if i < 0 {
 		i = len(w.line)
@@ -63,7 +71,7 @@ func (w *waiters) leave(who *waiter) bool {
 }
 
 // call takes the oldest ADD that can use an address out of the line, or
-// returns nil. Whoever calls must send it an offer, or nil.
+// returns nil. Whoever calls must send it an offer.
 func (w *waiters) call(pool string, a netip.Addr) *waiter {
 	w.mu.Lock()
 	defer w.mu.Unlock()

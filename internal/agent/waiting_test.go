@@ -145,6 +145,7 @@ func TestManyNodesOneAddress(t *testing.T) {
 		n.inLine(1)
 	}
 	holder.del(first, "first")
+	freed := time.Now()
 	var winners []int
 	for i, w := range waiting {
 		if <-w.done; w.err == nil {
@@ -172,7 +173,68 @@ func TestManyNodesOneAddress(t *testing.T) {
 			t.Errorf("node %d sent %d LISTs and %d claims in %s, want at most %d and 2", i, lists, tries, took, most)
 		}
 	}
-	t.Logf("%d nodes: %d LISTs in %s, at most %d of one", nodes, total, took.Round(time.Second), most)
+	t.Logf("%d nodes: served %s after it was freed; %d LISTs in %s, at most %d of one", nodes,
+		waiting[winners[0]].ended.Sub(freed).Round(time.Millisecond), total, took.Round(time.Second), most)
+}
+
+// TestStrangersInLine: ADDs wait for addresses of a pool that are all held in
+// the name of another pool. A LIST of theirs shows them free for ever; that
+// must not make the agent LIST and claim without pause.
+func TestStrangersInLine(t *testing.T) {
+	const adds, addresses = 40, 2
+	c := newCluster(t)
+	requests := &counter{}
+	other, n := c.node("n1"), c.machine("n2")
+	n.timing.patience = 5 * time.Second
+	n.start(requests.funcs())
+	for _, name := range []string{"a", "b"} {
+		c.pool(name, "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
+	}
+	other.occupy("first", "a|")
+	other.occupy("second", "a|")
+	began := time.Now()
+	waiting := make([]*pending, adds)
+	for i := range waiting {
+		name := fmt.Sprint("w", i)
+		waiting[i] = n.adding(c.pod(n, name, c.from("b|")), name)
+	}
+	for _, w := range waiting {
+		w.refused(t, wire.CodeTryAgain, "used out: 0 free of 2")
+	}
+	took := time.Since(began)
+	lists, tries := requests.of(looks), requests.of(claims)
+	if most := mostLooks(took) + 1; lists > most || tries > adds*addresses*most {
+		t.Errorf("%d LISTs and %d claims in %s, want at most %d and %d", lists, tries, took, most, adds*addresses*most)
+	}
+}
+
+// TestListFails: a LIST that failed is sent again, and the ADD is served when
+// that shows a free address.
+func TestListFails(t *testing.T) {
+	c := newCluster(t)
+	failed := newGate()
+	n := c.machine("n1")
+	n.timing.patience = 5 * time.Second
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == looks {
+			select {
+			case <-failed.reached:
+			default:
+				failed.arrive()
+				return errNoReply
+			}
+		}
+		return send(ctx)
+	}))
+	other := c.node("n2")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	first := other.occupy("first", "v4|")
+	late := n.adding(c.pod(n, "late", c.from("v4|")), "late")
+	c.await("the LIST failed", failed.reached)
+	other.del(first, "first")
+	if got := late.ips(t); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v", got)
+	}
 }
 
 // TestHandOver: an address that the node frees goes to who waits longest,
@@ -254,6 +316,37 @@ func TestHandOverToOneThatGoes(t *testing.T) {
 	n.holds("10.1.0.10 n1/w1 eth0 w1")
 	n.del(line[1].pod, "w1")
 	n.holds("")
+}
+
+// TestHandOverWithoutAnswer: it is not known whether an address was handed
+// over. In the end nobody holds it who was not answered it.
+func TestHandOverWithoutAnswer(t *testing.T) {
+	for _, happened := range []bool{true, false} {
+		t.Run(fmt.Sprint("happened ", happened), func(t *testing.T) {
+			c := newCluster(t)
+			var lost atomic.Bool
+			n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+				if r.what == takeOvers && lost.CompareAndSwap(false, true) {
+					if happened {
+						_ = send(ctx)
+					}
+					return errNoReply
+				}
+				return send(ctx)
+			}))
+			c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+			first := n.occupy("first", "v4|")
+			w := n.lineUp(1, "v4|")[0]
+			n.deleted(first, "first")
+			<-w.done
+			if want := "10.1.0.10 n1/w0 eth0 w0"; w.err == nil {
+				c.holds(want)
+			}
+			n.done()
+			n.del(w.pod, "w0")
+			c.holds("")
+		})
+	}
 }
 
 // TestHandOverRefused: the pool is edited while an address of it is handed
@@ -488,7 +581,7 @@ func TestLineRace(t *testing.T) {
 				return
 			}
 			<-w.called
-			if <-w.offer == nil {
+			if o := <-w.offer; o.entry == nil {
 				t.Error("an empty offer")
 			}
 			served.Add(1)
@@ -501,7 +594,7 @@ func TestLineRace(t *testing.T) {
 				unused.Add(1)
 				return
 			}
-			w.offer <- &holding{}
+			w.offer <- offer{entry: &v2beta1.SpiderIP{}}
 		})
 	}
 	group.Wait()
