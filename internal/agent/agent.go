@@ -43,6 +43,8 @@ type timing struct {
 	// second is when after the start the ledger is read for the second time:
 	// when all that an agent before this one sent is settled.
 	second time.Duration
+	// grace is how long calls in progress may take when the agent is to stop.
+	grace time.Duration
 }
 
 var production = timing{
@@ -51,6 +53,7 @@ var production = timing{
 	settled:  20 * time.Second,
 	notes:    10 * time.Second,
 	second:   30 * time.Second,
+	grace:    5 * time.Second,
 }
 
 // Options are what an Agent is made of.
@@ -115,7 +118,7 @@ func New(o Options) *Agent {
 	}
 }
 
-// Run serves until ctx ends. The socket opens at once, so that a restart does
+// Run serves until ctx ends, and then finishes what is in progress. The socket opens at once, so that a restart does
 // not look like a missing agent; ADDs are answered "try again later" until the
 // agent knows what its node holds.
 func (a *Agent) Run(ctx context.Context) error {
@@ -126,7 +129,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	a.life = ctx
 	defer a.background.Wait()
-	group.Go(func() error { return wire.Serve(ctx, listener, a.handle) })
+	group.Go(func() error { return wire.Serve(ctx, listener, a.timing.grace, a.handle) })
 	group.Go(func() error { return a.world.Run(ctx) })
 	group.Go(func() error { return a.publish.run(ctx) })
 	group.Go(func() error { return a.recover(ctx) })

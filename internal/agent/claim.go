@@ -78,7 +78,8 @@ func orElse(err, one, other error) error {
 }
 
 // idle returns when a pool was edited, when it is time to look again, and when
-// patience is over; with errCalled if w was called out, or the end of ctx.
+// patience is over; with errCalled if w was called out, errStopping if the agent
+// is to stop, or the end of ctx.
 func (a *Agent) idle(ctx context.Context, w *waiter) error {
 	pause := time.Until(w.ask.patience)
 	for name, wants := range w.wants {
@@ -94,6 +95,8 @@ func (a *Agent) idle(ctx context.Context, w *waiter) error {
 		return errCalled
 	case <-w.ask.edited:
 	case <-time.After(max(pause, minPause)):
+	case <-a.life.Done():
+		return errStopping
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

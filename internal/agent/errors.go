@@ -21,6 +21,7 @@ import (
 
 var (
 	errStarting  = errors.New("the agent of this node is starting and does not know yet what its pods hold; this ends by itself")
+	errStopping  = errors.New("all addresses are taken, and the agent of this node is stopping; try again when it is back")
 	errDeleted   = errors.New("the container was deleted while its addresses were being assigned")
 	errFinished  = errors.New("it gets no address")
 	errConfig    = errors.New("cannot tell which pools to use")

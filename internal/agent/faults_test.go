@@ -1152,3 +1152,38 @@ func TestDelWithoutNote(t *testing.T) {
 	}
 	n.add(p, "web")
 }
+
+// TestStopFinishesCalls: an agent that is to stop serves the ADDs that are under
+// way; those that wait for an address are told to come again.
+func TestStopFinishesCalls(t *testing.T) {
+	c := newCluster(t)
+	claim := newGate()
+	n := c.machine("n1")
+	n.timing.grace, n.timing.patience = requestWait, requestWait
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == claims && r.object.(*v2beta1.SpiderIP).Spec.Pod.Name == "web" {
+			if err := claim.pass(ctx); err != nil {
+				return err
+			}
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
+	c.pool("full", "10.1.1.0/24", []string{"10.1.1.10"})
+	n.occupy("first", "full|")
+	line := n.lineUp(1, "full|")
+	web := n.adding(c.pod(n, "web", c.from("v4|")), "web")
+	c.await("the ADD claims", claim.reached)
+	stopped := make(chan struct{})
+	go func() {
+		n.stop()
+		close(stopped)
+	}()
+	line[0].refused(t, wire.CodeTryAgain, "stopping")
+	claim.open()
+	web.ips(t)
+	c.await("the agent stopped", stopped)
+	n.start()
+	n.del(web.pod, "web")
+	c.holds("10.1.1.10 n1/first eth0 first")
+}

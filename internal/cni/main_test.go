@@ -113,7 +113,7 @@ func (w *world) serve(t *testing.T, script func(context.Context, *wire.Request) 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- wire.Serve(ctx, l, func(ctx context.Context, req *wire.Request) *wire.Reply {
+		done <- wire.Serve(ctx, l, 0, func(ctx context.Context, req *wire.Request) *wire.Reply {
 			w.mu.Lock()
 			if tells := req.Verb != wire.VerbDel; (req.Age > 0) != tells {
 				t.Errorf("%s tells an age of %s", req.Verb, req.Age)

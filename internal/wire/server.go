@@ -22,29 +22,34 @@ var errClientGone = errors.New("the client closed the connection")
 // Serve answers the requests that arrive at l until ctx ends, each connection in a goroutine of its own, and returns
 // nil when every handler has returned. It closes l. An error is one of l itself.
 //
-// The context given to handle ends with ctx and when the client goes away. handle is called only for a well-formed
+// The context given to handle ends when the client goes away, and grace after ctx: what is under way when ctx ends has
+// that long to be finished. handle is called only for a well-formed
 // request of this [Protocol] with a known verb; all others are answered here ([CodeDecode], [CodeTryAgain]). A handler
 // that panics, or returns nil, answers [CodeInternal]; the panic is logged with its stack. Serve sets the reply's
 // Protocol. Called by the agent.
-func Serve(ctx context.Context, l net.Listener, handle func(context.Context, *Request) *Reply) error {
+func Serve(ctx context.Context, l net.Listener, grace time.Duration, handle func(context.Context, *Request) *Reply) error {
 	defer func() { _ = l.Close() }()
-	ctx, cancel := context.WithCancel(ctx)
+	calls, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
+	defer cancel(nil)
 	defer serving.Wait()
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { stopListening(l) })()
+	defer context.AfterFunc(ctx, func() {
+		stopListening(l)
+		time.AfterFunc(grace, func() { cancel(context.Cause(ctx)) })
+	})()
 
 	for delay := time.Duration(0); ; {
 		conn, err := l.Accept()
 		if err == nil {
 			delay = 0
-			serving.Go(func() { serveConn(ctx, conn, handle) })
+			serving.Go(func() { serveConn(ctx, calls, conn, handle) })
 			continue
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, net.ErrClosed) {
+			cancel(err)
 			return err
 		}
 		// The process or the system is out of something (descriptors, memory), which passes.
@@ -57,22 +62,23 @@ func Serve(ctx context.Context, l net.Listener, handle func(context.Context, *Re
 	}
 }
 
-// serveConn reads the request, calls the handler and writes its reply. A client that is gone gets none.
-func serveConn(ctx context.Context, conn net.Conn, handle func(context.Context, *Request) *Reply) {
+// serveConn reads the request until ctx ends, calls the handler within calls and writes its reply. A client that is
+// gone gets none.
+func serveConn(ctx, calls context.Context, conn net.Conn, handle func(context.Context, *Request) *Reply) {
 	defer conn.Close()
 	req, refused := receive(ctx, conn)
 	if refused != nil {
 		send(conn, &Reply{Error: refused})
 		return
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	call, cancel := context.WithCancelCause(calls)
 	defer cancel(nil)
 	go func() {
 		// A client sends nothing after its request: this returns when it closes, or when conn is closed below.
 		_, _ = io.Copy(io.Discard, conn)
 		cancel(errClientGone)
 	}()
-	send(conn, protect(ctx, req, handle))
+	send(conn, protect(call, req, handle))
 }
 
 // receive reads one request, or says why there is none to serve.

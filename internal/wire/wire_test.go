@@ -52,7 +52,7 @@ func serve(t *testing.T, handle func(context.Context, *Request) *Reply) (socket 
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, handle) }()
+	go func() { done <- Serve(ctx, l, 0, handle) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := await(t, done); err != nil {
@@ -463,7 +463,7 @@ func TestServeEndsWhenItsHandlersHave(t *testing.T) {
 	defer cancel()
 	served := make(chan error, 1)
 	go func() {
-		served <- Serve(ctx, l, func(ctx context.Context, _ *Request) *Reply {
+		served <- Serve(ctx, l, 0, func(ctx context.Context, _ *Request) *Reply {
 			close(begun)
 			<-ctx.Done()
 			<-finish
@@ -509,13 +509,57 @@ func TestServeEndsWhenItsHandlersHave(t *testing.T) {
 	_ = second.Close()
 }
 
+// TestServeGivesGrace: a handler at work is not cancelled with Serve, but when the grace is over.
+func TestServeGivesGrace(t *testing.T) {
+	for _, grace := range []time.Duration{time.Hour, 50 * time.Millisecond} {
+		begun, finish := make(chan struct{}), make(chan struct{})
+		socket := newSocket(t)
+		l, err := Listen(socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		served, called := make(chan error, 1), make(chan error, 1)
+		go func() {
+			served <- Serve(ctx, l, grace, func(ctx context.Context, _ *Request) *Reply {
+				close(begun)
+				select {
+				case <-finish:
+					return fullReply()
+				case <-ctx.Done():
+					return &Reply{Error: &Error{Code: CodeTryAgain, Msg: context.Cause(ctx).Error()}}
+				}
+			})
+		}()
+		go func() {
+			_, err := Call(testContext(t), socket, fullRequest())
+			called <- err
+		}()
+		await(t, begun)
+		cancel()
+		for _, err := Call(testContext(t), socket, &Request{Verb: VerbStatus}); !errors.Is(err, ErrNoAgent); {
+			_, err = Call(testContext(t), socket, &Request{Verb: VerbStatus})
+		}
+		finished := grace == time.Hour
+		if finished {
+			close(finish)
+		}
+		if err := await(t, called); (err == nil) != finished {
+			t.Errorf("grace %s: the call that was being served: %v", grace, err)
+		}
+		if err := await(t, served); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	}
+}
+
 func TestServeReportsAListenerThatIsClosed(t *testing.T) {
 	l, err := Listen(newSocket(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	err = Serve(testContext(t), l, func(context.Context, *Request) *Reply { return nil })
+	err = Serve(testContext(t), l, 0, func(context.Context, *Request) *Reply { return nil })
 	if !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v", err)
 	}
@@ -579,7 +623,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		fmt.Println("listening")
-		_ = Serve(context.Background(), l, func(context.Context, *Request) *Reply { return &Reply{} })
+		_ = Serve(context.Background(), l, 0, func(context.Context, *Request) *Reply { return &Reply{} })
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
