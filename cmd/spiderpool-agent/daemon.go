@@ -114,6 +114,7 @@ func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Lo
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.Events("")})
 	return agent.New(agent.Options{
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, Families: families(conf),
+		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
 		Client: c, World: w, Log: log,
 		Events: broadcaster.NewRecorder(world.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil

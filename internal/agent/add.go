@@ -28,6 +28,7 @@ type asker struct {
 	pod     *corev1.Pod
 	subject *pool.Subject
 	wish    pool.Wish
+	routes  []pool.Route // of the pod, for any of its interfaces
 
 	// waited is how long it stood in line.
 	waited time.Duration
@@ -116,11 +117,32 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	if ask.subject, err = a.world.Subject(ctx, pod); err != nil {
 		return err
 	}
-	conf := map[pool.Family][]string{pool.IPv4: req.IPv4Pools, pool.IPv6: req.IPv6Pools}
-	if ask.wish, err = pool.WishOf(pod.Annotations, conf, a.world.Pools(), a.families); err != nil {
-		return fmt.Errorf("%w: %w", errConfig, err)
+	ask.subject.Interface, ask.subject.Conf = req.Interface, confOf(req)
+	ask.subject.ClusterNetwork, ask.subject.OwnNamespace = a.clusterNetwork, a.namespace
+	if ask.wish, err = pool.WishOf(ask.subject, a.world.Pools(), a.families); err != nil {
+		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
+	}
+	if ask.routes, err = pool.RoutesOf(ask.subject); err != nil {
+		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
 	}
 	return ask.checkRequested()
+}
+
+func confOf(req *wire.Request) pool.Conf {
+	return pool.Conf{
+		Pools:        map[pool.Family][]string{pool.IPv4: req.IPv4Pools, pool.IPv6: req.IPv6Pools},
+		CleanGateway: req.CleanGateway,
+		MatchParent:  req.MatchMasterSubnet,
+		Parent:       req.Parent,
+	}
+}
+
+// cleanGateway reports whether the interface gets no default route.
+func (ask *asker) cleanGateway() bool {
+	if ask.wish.CleanGateway != nil {
+		return *ask.wish.CleanGateway
+	}
+	return ask.subject.Conf.CleanGateway
 }
 
 // checkRequested refuses addresses that nobody could be given: without a pool
@@ -173,8 +195,8 @@ func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.R
 			a.putBack(ctx, at, []*holding{h})
 		}
 	}
-	at.answered, at.reply = ask.req.ContainerID, answer(kept, ask.req.CleanGateway)
-	a.publish.add(ask.pod, ask.uid, endpointOf(ask.req.Interface, kept, at.reply, ask.req.CleanGateway))
+	at.answered, at.reply = ask.req.ContainerID, answer(kept, ask.routes, ask.cleanGateway())
+	a.publish.add(ask.pod, ask.uid, endpointOf(ask.req.Interface, kept, at.reply, ask.cleanGateway()))
 	return at.reply, nil
 }
 
@@ -339,14 +361,18 @@ func (at *attachment) forget(h *holding) {
 }
 
 // answer is what CNI is told: addresses with the prefix, gateway and routes of
-// the pools as the fence read them.
-func answer(held []*holding, cleanGateway bool) *wire.Reply {
+// the pools as the fence read them, and those of the pod's routes whose gateways
+// are on this interface's subnets.
+func answer(held []*holding, routes []pool.Route, cleanGateway bool) *wire.Reply {
 	r := &wire.Reply{}
 	for _, h := range held {
 		p := h.pool
 		r.IPs = append(r.IPs, wire.IP{Address: p.Prefix(addressOf(h.entry)), Gateway: p.Gateway, Pool: p.Name})
-		for _, route := range p.Routes {
-			r.Routes = append(r.Routes, wire.Route{Dst: route.Dst, GW: route.GW})
+		for _, route := range slices.Concat(p.Routes, routes) {
+			out := wire.Route{Dst: route.Dst, GW: route.GW}
+			if p.Subnet.Contains(route.GW) && !slices.Contains(r.Routes, out) {
+				r.Routes = append(r.Routes, out)
+			}
 		}
 		if p.Gateway.IsValid() && !cleanGateway {
 			everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)

@@ -64,6 +64,9 @@ type Options struct {
 	Socket string
 	// Families are those that the cluster's configuration enables, in order.
 	Families []pool.Family
+	// Namespace is that of this process; networks that are named without one are
+	// in it. ClusterNetwork is the Multus network of pods that choose none.
+	Namespace, ClusterNetwork string
 	// Client reads live (uncached); its rest.Config.Timeout bounds each request.
 	Client client.Client
 	World  *world.World
@@ -77,19 +80,22 @@ type Agent struct {
 	node     string
 	socket   string
 	families []pool.Family
-	world    *world.World
-	ledger   *ledger.Ledger
-	live     *shared[*pool.Pool]
-	scouts   *scouts
-	waiters  *waiters
-	table    *table
-	publish  *publisher
-	metrics  *metrics
-	events   record.EventRecorder
-	log      *slog.Logger
-	timing   timing
-	ready    atomic.Bool
-	looked   atomic.Bool // for the second time: nothing of an agent before this one can come any more
+
+	namespace, clusterNetwork string
+
+	world   *world.World
+	ledger  *ledger.Ledger
+	live    *shared[*pool.Pool]
+	scouts  *scouts
+	waiters *waiters
+	table   *table
+	publish *publisher
+	metrics *metrics
+	events  record.EventRecorder
+	log     *slog.Logger
+	timing  timing
+	ready   atomic.Bool
+	looked  atomic.Bool // for the second time: nothing of an agent before this one can come any more
 
 	// life is the context of Run; what calls leave to be done later is bound to
 	// it, not to them.
@@ -104,7 +110,8 @@ func New(o Options) *Agent {
 	t := newTable()
 	m := newMetrics(line.length)
 	return &Agent{
-		node: o.Node, socket: o.Socket, families: o.Families, world: o.World, events: o.Events, log: o.Log,
+		node: o.Node, socket: o.Socket, families: o.Families, namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
+		world: o.World, events: o.Events, log: o.Log,
 		ledger: l,
 		live: share(func(ctx context.Context, name string) (*pool.Pool, error) {
 			return world.ReadPool(ctx, o.Client, name)

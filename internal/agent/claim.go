@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/world"
@@ -107,29 +106,26 @@ func (a *Agent) idle(ctx context.Context, w *waiter) error {
 // that is due.
 const minPause = 10 * time.Millisecond
 
-// round tries the pools of the wish in their order, once. Only a pool that
-// refuses or is proven full is passed over for the next.
+// round tries the pools that serve the wish, once. Only a pool that is proven
+// full is passed over for the next, or one that refuses meanwhile.
 func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
-	names := ask.wish.Names[f]
 	ask.edited = a.world.PoolsChanged()
-	refused := &refusedError{family: f, source: ask.wish.Source, names: names, asked: ask.requested(f), full: map[string]addr.Set{}}
-	for _, name := range names {
-		var p *pool.Pool
-		err := ask.hold(ctx, func() (err error) {
-			p, err = a.world.Pool(ctx, name)
-			return err
-		})
-		if errors.Is(err, world.ErrNoPool) {
-			refused.add(name, &unservedError{err.Error()})
-			continue
-		} else if err != nil {
-			return nil, away(err)
-		}
+	var candidates []pool.Candidate
+	err := ask.hold(ctx, func() (err error) {
+		candidates, err = a.world.Candidates(ctx, ask.wish, f)
+		return err
+	})
+	if err != nil {
+		return nil, away(err)
+	}
+	serve, refusals := pool.Choose(ask.subject, f, candidates)
+	refused := newRefused(ask, f, refusals)
+	for _, p := range serve {
 		h, err := a.claimIn(ctx, at, ask, p, f)
 		if err == nil {
 			return h, nil
 		}
-		if !refused.add(name, err) {
+		if !refused.add(p.Name, err) {
 			return nil, err
 		}
 	}
@@ -138,9 +134,6 @@ func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 
 // claimIn claims an address of family f in one pool.
 func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool.Pool, f pool.Family) (*holding, error) {
-	if why := p.Refuses(ask.subject, f); why != "" {
-		return nil, &unservedError{why}
-	}
 	for {
 		h, err := a.find(ctx, at, ask, p, f)
 		if err != nil {
@@ -157,7 +150,7 @@ func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool
 
 // fence follows every write that gives the attachment an address: the pool is
 // read live, after the API server answered the write, and must still serve the
-// pod and hold the address. If not, the address is put back, and the error is
+// pod and give the address. If not, the address is put back, and the error is
 // unservedError or movedError.
 func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holding, f pool.Family) (*holding, error) {
 	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
@@ -168,7 +161,7 @@ func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holdin
 	default:
 		if why := live.Refuses(ask.subject, f); why != "" {
 			err = &unservedError{why}
-		} else if !live.Addresses.Contains(addressOf(h.entry)) {
+		} else if !a.gives(live).Contains(addressOf(h.entry)) {
 			err = &movedError{to: live}
 		}
 	}

@@ -52,12 +52,22 @@ func (e *movedError) Error() string { return "IPPool " + e.to.Name + " was edite
 
 // refusedError tells which pools of a family were tried and why each did not serve.
 type refusedError struct {
+	ifname string
 	family pool.Family
 	source string
 	names  []string
 	asked  netip.Addr // valid if one address was asked for
 	why    []string
 	full   map[string]addr.Set // the candidates of pools that were full
+}
+
+func newRefused(ask *asker, f pool.Family, refusals []pool.Refusal) *refusedError {
+	e := &refusedError{ifname: ask.req.Interface, family: f, source: ask.wish.Source, names: ask.wish.Names[f],
+		asked: ask.requested(f), full: map[string]addr.Set{}}
+	for _, r := range refusals {
+		e.add(r.Pool, &unservedError{r.Why})
+	}
+	return e
 }
 
 // add notes why a pool did not serve, unless err is trouble of another kind,
@@ -77,7 +87,7 @@ func (e *refusedError) add(name string, err error) bool {
 }
 
 func (e *refusedError) Error() string {
-	return fmt.Sprintf("no IPPool available, no %s address from %v (%s): %s", e.family, e.names, e.source, strings.Join(e.why, "; "))
+	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %v (%s): %s", e.ifname, e.family, e.names, e.source, strings.Join(e.why, "; "))
 }
 
 func (e *refusedError) code() uint {

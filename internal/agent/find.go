@@ -95,7 +95,7 @@ func (s *search) onlyStrangers() bool {
 // candidates are the addresses of a pool that an ADD may get: all that are not
 // reserved, or the one that was asked for.
 func (a *Agent) candidates(ask *asker, p *pool.Pool, f pool.Family) (addr.Set, error) {
-	all := p.Addresses.Minus(a.world.Reserved())
+	all := a.gives(p)
 	asked := ask.requested(f)
 	if !asked.IsValid() {
 		return all, nil
@@ -104,6 +104,11 @@ func (a *Agent) candidates(ask *asker, p *pool.Pool, f pool.Family) (addr.Set, e
 		return addr.Set{}, &unservedError{"it does not have the address " + asked.String() + " that was asked for"}
 	}
 	return addr.Set{}.With(asked), nil
+}
+
+// gives is what a pool may give: its addresses but those that are reserved.
+func (a *Agent) gives(p *pool.Pool) addr.Set {
+	return p.Addresses.Minus(p.Reserved).Minus(a.world.Reserved())
 }
 
 // requested is the address of a family that the runtime asks for, if any.

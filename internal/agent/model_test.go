@@ -189,6 +189,7 @@ type basin struct {
 type version struct {
 	from, until time.Time // until is zero for the last
 	addresses   []netip.Addr
+	keeps       []netip.Addr // reserved: who has one keeps it
 	serves      bool
 }
 
@@ -227,7 +228,9 @@ func (b *basin) edit(r *rand.Rand, lost netip.Addr) {
 // ips, or excluded, or reserved. A version without addresses that does not
 // serve is a pool that is gone.
 func (b *basin) become(v version, how int) {
-	v.from = time.Now()
+	if v.from = time.Now(); how == 2 {
+		v.keeps = b.without(v)
+	}
 	b.mu.Lock()
 	b.versions = append(b.versions, v)
 	b.mu.Unlock()
@@ -247,6 +250,11 @@ func (b *basin) become(v version, how int) {
 	b.log(keys, "        edit of %s is done", b.name)
 }
 
+// without are the addresses that a version does not give.
+func (b *basin) without(v version) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(b.all), func(a netip.Addr) bool { return slices.Contains(v.addresses, a) })
+}
+
 func (b *basin) store(v version, how int) error {
 	ctx := context.Background()
 	if !v.serves && v.addresses == nil {
@@ -261,7 +269,7 @@ func (b *basin) store(v version, how int) error {
 	if b.object = before.DeepCopy(); before == nil {
 		b.object = &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: b.prefix + "-" + b.name}}
 	}
-	out := texted(slices.DeleteFunc(slices.Clone(b.all), func(a netip.Addr) bool { return slices.Contains(v.addresses, a) }))
+	out := texted(b.without(v))
 	b.object.Annotations = nil
 	b.object.Spec = v2beta1.IPPoolSpec{Subnet: b.subnet, IPs: texted(b.all), Disable: ptr(!v.serves)}
 	switch {
@@ -293,11 +301,11 @@ func (b *basin) during(from, to time.Time) []version {
 	})
 }
 
-// had reports whether the pool had an address at some moment, and always
-// whether it had it all the time.
-func (b *basin) had(a netip.Addr, from, to time.Time, serving bool) bool {
+// had reports whether at some moment the pool had an address for one that is
+// new, or for any; always whether it had it all the time.
+func (b *basin) had(a netip.Addr, from, to time.Time, isNew bool) bool {
 	return slices.ContainsFunc(b.during(from, to), func(v version) bool {
-		return slices.Contains(v.addresses, a) && (v.serves || !serving)
+		return slices.Contains(v.addresses, a) && (v.serves || !isNew) || !isNew && slices.Contains(v.keeps, a)
 	})
 }
 
@@ -1380,7 +1388,7 @@ func (m *model) current(s *site) bool {
 			return false
 		}
 		for _, a := range b.all {
-			if p.Addresses.Contains(a) != slices.Contains(v.addresses, a) {
+			if s.node.agent.gives(p).Contains(a) != slices.Contains(v.addresses, a) {
 				return false
 			}
 		}

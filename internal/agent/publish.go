@@ -283,7 +283,7 @@ func (a *Agent) publishFound(ctx context.Context, entries []v2beta1.SpiderIP) {
 		pods[e.Spec.Pod.UID] = client.ObjectKey{Namespace: e.Spec.Pod.Namespace, Name: e.Spec.Pod.Name}
 	}
 	for key, held := range byInterface {
-		a.publish.found(pods[key.pod], key.pod, endpointOf(key.ifname, held, answer(held, false), false))
+		a.publish.found(pods[key.pod], key.pod, endpointOf(key.ifname, held, answer(held, nil, false), false))
 	}
 }
 

@@ -150,8 +150,9 @@ func TestAddPassesOnWhatItWasGiven(t *testing.T) {
 		{"nothing more", nil, nil, func(*wire.Request) {}},
 		{"pools", nil, edits{ipamKey("default_ipv4_ippool", []string{"b", "a"}), ipamKey("default_ipv6_ippool", []string{"c"})},
 			func(req *wire.Request) { req.IPv4Pools, req.IPv6Pools = []string{"b", "a"}, []string{"c"} }},
-		{"flags", nil, edits{ipamKey("clean_gateway", true), ipamKey("match_master_subnet", true)},
-			func(req *wire.Request) { req.CleanGateway, req.MatchMasterSubnet = true, true }},
+		{"flag", nil, edits{ipamKey("clean_gateway", true)}, func(req *wire.Request) { req.CleanGateway = true }},
+		{"parent interface", nil, edits{ipamKey("match_master_subnet", true), netKey("master", "lo"), netKey("deviceID", "")},
+			func(req *wire.Request) { req.MatchMasterSubnet, req.Parent = true, loopback(t) }},
 		{"null and empty are absent", nil, edits{ipamKey("default_ipv4_ippool", nil), ipamKey("clean_gateway", nil),
 			ipamKey("log_level", ""), ipamKey("log_file_max_size", nil), runtime(), args()}, func(*wire.Request) {}},
 		{"every log key as number", nil, edits{ipamKey("log_level", "INFO"), ipamKey("log_file_max_size", 7),
@@ -384,4 +385,21 @@ func TestAddWithoutAnAgentSaysWhereToLook(t *testing.T) {
 	if notes := w.notes(t); len(notes) != 0 {
 		t.Errorf("notes of an ADD that never began: %v", notes)
 	}
+}
+
+// loopback are the addresses of the interface lo, which no machine is without.
+func loopback(t *testing.T) (out []netip.Addr) {
+	t.Helper()
+	link, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses, err := link.Addrs()
+	if err != nil || len(addresses) == 0 {
+		t.Fatalf("lo has the addresses %v, error %v", addresses, err)
+	}
+	for _, a := range addresses {
+		out = append(out, netip.MustParsePrefix(a.String()).Addr())
+	}
+	return out
 }

@@ -15,11 +15,13 @@ import (
 )
 
 // config is what the plugin takes from the network configuration on stdin. The keys outside the ipam section belong to
-// the main plugin, except name, cniVersion, and the addresses asked for.
+// the main plugin, except name, cniVersion, the parent interface, and the addresses asked for.
 type config struct {
 	// cniVersion is always one that this plugin supports, the newest until the configuration says which.
 	cniVersion string
 	network    string
+	// master and device are how main plugins call the parent interface: by name, or by the virtual function on it.
+	master, device string
 
 	socket               string
 	ipv4Pools, ipv6Pools []string
@@ -62,6 +64,8 @@ func parse(data []byte, conf config) (config, error) {
 	var net struct {
 		CNIVersion    string          `json:"cniVersion"`
 		Name          string          `json:"name"`
+		Master        any             `json:"master"`
+		Device        any             `json:"deviceID"`
 		IPAM          json.RawMessage `json:"ipam"`
 		RuntimeConfig struct {
 			IPs json.RawMessage `json:"ips"`
@@ -77,6 +81,8 @@ func parse(data []byte, conf config) (config, error) {
 		bad.add(wire.CodeDecode, "network configuration: %v", err)
 	}
 	conf.network = net.Name
+	conf.master, _ = net.Master.(string)
+	conf.device, _ = net.Device.(string)
 	conf.readVersion(net.CNIVersion, &bad)
 	conf.readIPAM(net.IPAM, &bad)
 	conf.requested = []request{

@@ -161,10 +161,16 @@ func (c *call) prepare(verb wire.Verb, in *skel.CmdArgs) (*wire.Request, error) 
 	if err != nil {
 		return nil, err
 	}
+	var parent []netip.Addr
+	if c.conf.matchMasterSubnet && verb == wire.VerbAdd {
+		if parent, err = c.conf.parentAddresses(); err != nil {
+			return nil, err
+		}
+	}
 	return &wire.Request{
 		Verb: verb, Network: c.conf.network, ContainerID: in.ContainerID, Interface: in.IfName, Netns: in.Netns, Pod: pod,
 		IPv4Pools: c.conf.ipv4Pools, IPv6Pools: c.conf.ipv6Pools,
-		CleanGateway: c.conf.cleanGateway, MatchMasterSubnet: c.conf.matchMasterSubnet, RequestedIPs: requested,
+		CleanGateway: c.conf.cleanGateway, MatchMasterSubnet: c.conf.matchMasterSubnet, Parent: parent, RequestedIPs: requested,
 	}, nil
 }
 

@@ -8,13 +8,48 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Subject is what the rules of a pool look at: the pod that asks, as values.
-type Subject struct {
-	Node            string
-	NodeLabels      map[string]string
-	Namespace       string
-	NamespaceLabels map[string]string
-	PodLabels       map[string]string
+// Candidate is a pool that an ADD may take from by its wish, or why there is
+// none of that name.
+type Candidate struct {
+	Name string
+	Pool *Pool
+	Why  string
+}
+
+// Refusal is why a pool does not serve.
+type Refusal struct{ Pool, Why string }
+
+// Choose returns those candidates that serve s with family f, in the order in
+// which they are tried, and why the others do not. Those made for fewer pods
+// come first (see rank), and among equals the order given counts.
+func Choose(s *Subject, f Family, candidates []Candidate) (serve []*Pool, refused []Refusal) {
+	for _, c := range candidates {
+		if c.Pool != nil {
+			c.Why = c.Pool.Refuses(s, f)
+		}
+		if c.Why != "" {
+			refused = append(refused, Refusal{c.Name, c.Why})
+		} else {
+			serve = append(serve, c.Pool)
+		}
+	}
+	slices.SortStableFunc(serve, func(a, b *Pool) int { return b.rank() - a.rank() })
+	return serve, refused
+}
+
+// rank is the greater, the more narrowly a pool says whom it is for: by pods
+// before nodes, nodes before namespaces, namespaces before networks, and a list
+// of names before a selector.
+func (p *Pool) rank() (rank int) {
+	for _, bound := range []bool{
+		p.pod != nil, len(p.nodeName) > 0, p.node != nil, len(p.namespace) > 0, p.ns != nil, len(p.multusName) > 0,
+	} {
+		rank *= 2
+		if bound {
+			rank++
+		}
+	}
+	return rank
 }
 
 // Refuses says why the pool serves s no address of family f, or "" if it does.
@@ -31,19 +66,49 @@ func (p *Pool) Refuses(s *Subject, f Family) string {
 		return fmt.Sprintf("it is an %s pool, %s is asked for", p.Family, f)
 	case p.foreign:
 		return "its status holds addresses of an older Spiderpool: run 'spiderpoolctl migrate' first"
-	case len(p.multusName) > 0:
-		return fmt.Sprintf("spec.multusName %v binds it to Multus networks, which this version does not select by", p.multusName)
 	}
-	for _, reason := range []string{
-		unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels),
-		unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels),
-		unmatched("Pod", nil, p.pod, "", s.PodLabels),
-	} {
-		if reason != "" {
-			return reason
+	for _, rule := range []func(*Subject) string{p.refusesNode, p.refusesNamespace, p.refusesPod, p.refusesNetwork, p.refusesParent} {
+		if why := rule(s); why != "" {
+			return why
 		}
 	}
 	return ""
+}
+
+func (p *Pool) refusesNode(s *Subject) string {
+	return unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels)
+}
+
+func (p *Pool) refusesNamespace(s *Subject) string {
+	return unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels)
+}
+
+func (p *Pool) refusesPod(s *Subject) string { return unmatched("Pod", nil, p.pod, "", s.PodLabels) }
+
+// refusesNetwork binds a pool to Multus networks, if it names any.
+func (p *Pool) refusesNetwork(s *Subject) string {
+	if len(p.multusName) == 0 {
+		return ""
+	}
+	network, err := s.Network()
+	if err != nil {
+		return fmt.Sprintf("spec.multusName is %v, and the network of %s is not known: %v", p.multusName, s.Interface, err)
+	}
+	for _, name := range p.multusName {
+		if parseElement(name).in(s.OwnNamespace) == network {
+			return ""
+		}
+	}
+	return fmt.Sprintf("unmatched Multus name of IPPool: spec.multusName is %v, %s is of %s", p.multusName, s.Interface, network)
+}
+
+// refusesParent keeps pods on the parent interface's own subnet, if the network
+// configuration wants that.
+func (p *Pool) refusesParent(s *Subject) string {
+	if !s.Conf.MatchParent || slices.ContainsFunc(s.Conf.Parent, p.Subnet.Contains) {
+		return ""
+	}
+	return fmt.Sprintf("match_master_subnet: its subnet %s holds none of the parent interface's addresses %v", p.Subnet, s.Conf.Parent)
 }
 
 func unmatched(kind string, names []string, selector labels.Selector, name string, set map[string]string) string {

@@ -53,10 +53,12 @@ type Pool struct {
 	UID    types.UID
 	Family Family
 	Subnet netip.Prefix
-	// Addresses are all that the pool may give: ips without excludeIPs, the
-	// gateway, what no host of the subnet may bear (see addr.Assignable) and
-	// what the controller recorded as reserved.
+	// Addresses are those that the pool has: ips without excludeIPs, the gateway
+	// and what no host of the subnet may bear (see addr.Assignable).
 	Addresses addr.Set
+	// Reserved are addresses that the controller recorded as reserved: they are
+	// given to nobody, and who has one keeps it.
+	Reserved addr.Set
 	// Gateway is the zero Addr when the pool has none.
 	Gateway netip.Addr
 	Routes  []Route
@@ -138,8 +140,8 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 	return errs
 }
 
-// parseReserved takes out what the controller recorded as reserved in this
-// pool: ranges with commas between them.
+// parseReserved reads what the controller recorded as reserved in this pool:
+// ranges with commas between them.
 func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
 	text := annotations[v2beta1.AnnotationReserved]
 	if text == "" {
@@ -150,7 +152,7 @@ func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
 		path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationReserved)
 		return field.ErrorList{field.Invalid(path, text, err.Error())}
 	}
-	p.Addresses = p.Addresses.Minus(reserved)
+	p.Reserved = reserved
 	return nil
 }
 

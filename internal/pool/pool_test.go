@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -58,7 +57,7 @@ func TestParseAddresses(t *testing.T) {
 			if len(errs) > 0 {
 				t.Fatal(errs.ToAggregate())
 			}
-			if got := p.Addresses.String(); got != tc.want {
+			if got := p.Addresses.Minus(p.Reserved).String(); got != tc.want {
 				t.Errorf("addresses %q, want %q", got, tc.want)
 			}
 		})
@@ -158,61 +157,6 @@ func TestRefuses(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestWishOf(t *testing.T) {
-	annotation := func(text string) map[string]string { return map[string]string{v2beta1.AnnotationIPPool: text} }
-	defaults := []*Pool{
-		{Name: "z4", Family: IPv4, Default: true}, {Name: "a4", Family: IPv4, Default: true},
-		{Name: "d6", Family: IPv6, Default: true}, {Name: "other", Family: IPv4},
-	}
-	conf := map[Family][]string{IPv4: {"c4"}, IPv6: {"c6"}}
-	both := []Family{IPv4, IPv6}
-	for _, tc := range []struct {
-		name        string
-		annotations map[string]string
-		conf        map[Family][]string
-		pools       []*Pool
-		enabled     []Family
-		want        map[Family][]string
-		err         string
-	}{
-		{"annotation decides alone", annotation(`{"ipv4":["b","a"]}`), conf, defaults, both, map[Family][]string{IPv4: {"b", "a"}}, ""},
-		{"both families", annotation(`{"ipv4":["a"],"ipv6":["b"],"other":1}`), nil, nil, both, map[Family][]string{IPv4: {"a"}, IPv6: {"b"}}, ""},
-		{"configuration before defaults", nil, conf, defaults, both, conf, ""},
-		{"configuration of one family", nil, map[Family][]string{IPv6: {"c6"}}, defaults, both, map[Family][]string{IPv6: {"c6"}}, ""},
-		{"defaults by name", nil, nil, defaults, both, map[Family][]string{IPv4: {"a4", "z4"}, IPv6: {"d6"}}, ""},
-		{"a family that is not enabled", nil, conf, nil, []Family{IPv6}, map[Family][]string{IPv6: {"c6"}}, ""},
-		{"only of a family that is not enabled", annotation(`{"ipv4":["a"]}`), conf, defaults, []Family{IPv6}, nil, "none of an enabled family"},
-		{"nothing", nil, nil, nil, both, nil, "no IPPool available"},
-		{"no JSON", annotation(`pool-a`), conf, nil, both, nil, "wrong input, invalid format of Pod annotation 'ipam.spidernet.io/ippool'"},
-		{"wrong type", annotation(`{"ipv4":"a"}`), conf, nil, both, nil, "wrong input"},
-		{"empty", annotation(`{}`), conf, defaults, both, nil, "names no pool"},
-		{"twice", annotation(`{"ipv4":["a","b","a"]}`), nil, nil, both, nil, "duplicate IPPool a"},
-		{"empty name", annotation(`{"ipv4":[""]}`), nil, nil, both, nil, "empty"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			w, err := WishOf(tc.annotations, tc.conf, tc.pools, tc.enabled)
-			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
-				t.Fatalf("error %v, want %q", err, tc.err)
-			}
-			if diff := cmp.Diff(tc.want, w.Names); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-func FuzzWishOf(f *testing.F) {
-	for _, text := range []string{`{"ipv4":["a"]}`, `{}`, ``, `[`, `{"ipv4":[null]}`, `{"ipv4":["a","a"]}`} {
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		w, err := WishOf(map[string]string{v2beta1.AnnotationIPPool: text}, nil, nil, Families[:])
-		if err == nil && len(w.Names[IPv4])+len(w.Names[IPv6]) == 0 {
-			t.Errorf("%q is accepted and names no pool", text)
-		}
-	})
 }
 
 func TestPrefix(t *testing.T) {

@@ -4,31 +4,40 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 )
 
 // ErrNoWish means that nothing says which pools an ADD may take from.
-var ErrNoWish = errors.New("no IPPool available: neither the pod annotation " + v2beta1.AnnotationIPPool +
-	", nor the CNI configuration (default_ipv4_ippool, default_ipv6_ippool), nor a pool with spec.default: true names one")
+var ErrNoWish = errors.New("no IPPool available: neither the Pod annotations " + v2beta1.AnnotationIPPools + " and " +
+	v2beta1.AnnotationIPPool + ", nor the Namespace annotations " + v2beta1.AnnotationDefaultIPv4IPPool + " and " +
+	v2beta1.AnnotationDefaultIPv6IPPool + ", nor the CNI configuration (default_ipv4_ippool, default_ipv6_ippool), " +
+	"nor a pool with spec.default: true names one")
 
-// Wish is which pools an ADD may take from, by name and in the order written:
-// a later one is the backup of those before it.
+// Wish is which pools an ADD may take from, by name or pattern and in the order
+// written: a later one is the backup of those before it.
 type Wish struct {
 	// Source is where the names come from, for messages.
 	Source string
 	Names  map[Family][]string
+	// CleanGateway leaves the default route out; nil if the source does not say.
+	CleanGateway *bool
 }
 
 // WishOf returns the wish of the first source that is present, which decides
-// alone: the pod's annotation ipam.spidernet.io/ippool, the names in the CNI
-// configuration, the pools with spec.default. Families that are not enabled
-// are left out of it. ErrNoWish is returned if no source is present; any other
-// error is a malformed annotation.
-func WishOf(annotations map[string]string, conf map[Family][]string, pools []*Pool, enabled []Family) (Wish, error) {
-	wish, err := source(annotations, conf, pools)
+// alone: the pod's annotation ippools, its annotation ippool, its namespace's
+// default pools, the names in the network configuration, the pools with
+// spec.default. Families that are not enabled are left out of it. ErrNoWish is
+// returned if no source is present; any other error is malformed input.
+func WishOf(s *Subject, pools []*Pool, enabled []Family) (Wish, error) {
+	wish, err := source(s, pools)
 	if err != nil {
+		return Wish{}, err
+	}
+	if err := wish.check(); err != nil {
 		return Wish{}, err
 	}
 	named := wish.Names
@@ -44,14 +53,148 @@ func WishOf(annotations map[string]string, conf map[Family][]string, pools []*Po
 	return wish, nil
 }
 
-func source(annotations map[string]string, conf map[Family][]string, pools []*Pool) (Wish, error) {
-	if text, ok := annotations[v2beta1.AnnotationIPPool]; ok {
-		return annotated(text)
+func source(s *Subject, pools []*Pool) (Wish, error) {
+	for _, of := range []func(*Subject) (Wish, bool, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
+		if wish, present, err := of(s); present || err != nil {
+			return wish, err
+		}
 	}
-	if len(conf[IPv4])+len(conf[IPv6]) > 0 {
-		w := Wish{Source: "the CNI configuration", Names: conf}
-		return w, w.check()
+	return ofDefaults(pools)
+}
+
+// ofSubnets stands where automatic pools will: what asks for one must not be
+// served from elsewhere.
+func ofSubnets(s *Subject) (Wish, bool, error) {
+	for _, key := range []string{v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet} {
+		if _, ok := s.PodAnnotations[key]; ok {
+			return Wish{}, true, fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled",
+				v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet)
+		}
 	}
+	return Wish{}, false, nil
+}
+
+// names are pools as annotations name them.
+type names struct {
+	IPv4 []string `json:"ipv4"`
+	IPv6 []string `json:"ipv6"`
+}
+
+func (n names) wish(source string) Wish {
+	return Wish{Source: source, Names: map[Family][]string{IPv4: n.IPv4, IPv6: n.IPv6}}
+}
+
+// ofPod reads {"ipv4":["a","b"],"ipv6":["c"]}.
+func ofPod(s *Subject) (Wish, bool, error) {
+	const key = v2beta1.AnnotationIPPool
+	text, ok := s.PodAnnotations[key]
+	if !ok {
+		return Wish{}, false, nil
+	}
+	const want = `wanted {"ipv4":["pool"],"ipv6":["pool"]}`
+	var v names
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return Wish{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; %s", key, err, want)
+	}
+	if len(v.IPv4)+len(v.IPv6) == 0 {
+		return Wish{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': it names no pool; %s", key, want)
+	}
+	return v.wish("Pod annotation " + key), true, nil
+}
+
+// ofInterfaces reads [{"interface":"eth0","ipv4":["a"],"ipv6":["c"],"cleangateway":true}]:
+// by name, or if no entry names its interface, by position.
+func ofInterfaces(s *Subject) (Wish, bool, error) {
+	const key = v2beta1.AnnotationIPPools
+	text, ok := s.PodAnnotations[key]
+	if !ok {
+		return Wish{}, false, nil
+	}
+	var all []interfacePools
+	err := json.Unmarshal([]byte(text), &all)
+	if err == nil {
+		err = checkInterfaces(all)
+	}
+	if err != nil {
+		return Wish{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; "+
+			`wanted [{"interface":"eth0","ipv4":["pool"],"ipv6":["pool"],"cleangateway":false}]`, key, err)
+	}
+	i, err := indexOf(all, s)
+	if err != nil {
+		return Wish{}, true, fmt.Errorf("wrong input, Pod annotation '%s': %w", key, err)
+	}
+	wish := all[i].wish("Pod annotation " + key)
+	wish.CleanGateway = all[i].CleanGateway
+	return wish, true, nil
+}
+
+type interfacePools struct {
+	names
+	Interface    string `json:"interface"`
+	CleanGateway *bool  `json:"cleangateway"`
+}
+
+func (p interfacePools) wish(source string) Wish { return p.names.wish(source) }
+
+func checkInterfaces(all []interfacePools) error {
+	if len(all) == 0 {
+		return errors.New("it has no entry")
+	}
+	for i, p := range all {
+		switch {
+		case (p.Interface == "") != (all[0].Interface == ""):
+			return errors.New("NIC should be either all specified or all unspecified")
+		case p.Interface != "" && slices.ContainsFunc(all[:i], func(o interfacePools) bool { return o.Interface == p.Interface }):
+			return fmt.Errorf("duplicate interface %s", p.Interface)
+		case len(p.IPv4)+len(p.IPv6) == 0:
+			return fmt.Errorf("entry %d names no pool", i+1)
+		}
+		if err := p.wish("entry " + fmt.Sprint(i+1)).check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func indexOf(all []interfacePools, s *Subject) (int, error) {
+	if all[0].Interface == "" {
+		i, err := s.position()
+		if err == nil && i >= len(all) {
+			err = fmt.Errorf("it names pools for %d interfaces, and %s is at position %d, counted from 0", len(all), s.Interface, i)
+		}
+		return i, err
+	}
+	i := slices.IndexFunc(all, func(p interfacePools) bool { return p.Interface == s.Interface })
+	if i < 0 {
+		return 0, fmt.Errorf("interface %s must be specified", s.Interface)
+	}
+	return i, nil
+}
+
+// ofNamespace reads the default pools of a namespace, ["a","b"] for each family.
+func ofNamespace(s *Subject) (Wish, bool, error) {
+	wish := Wish{Source: "the default pools of Namespace " + s.Namespace, Names: map[Family][]string{}}
+	keys := map[Family]string{IPv4: v2beta1.AnnotationDefaultIPv4IPPool, IPv6: v2beta1.AnnotationDefaultIPv6IPPool}
+	for _, f := range Families {
+		key := keys[f]
+		text := s.NamespaceAnnotations[key]
+		if text == "" {
+			continue
+		}
+		var v []string
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			return Wish{}, true, fmt.Errorf(`wrong input, invalid format of annotation '%s' of Namespace %s: %w; wanted ["pool"]`, key, s.Namespace, err)
+		}
+		wish.Names[f] = v
+	}
+	return wish, len(wish.Names[IPv4])+len(wish.Names[IPv6]) > 0, nil
+}
+
+func ofConf(s *Subject) (Wish, bool, error) {
+	return Wish{Source: "the CNI configuration", Names: s.Conf.Pools}, len(s.Conf.Pools[IPv4])+len(s.Conf.Pools[IPv6]) > 0, nil
+}
+
+func ofDefaults(pools []*Pool) (Wish, error) {
 	w := Wish{Source: "spec.default", Names: map[Family][]string{}}
 	for _, p := range pools {
 		if p.Default {
@@ -67,34 +210,81 @@ func source(annotations map[string]string, conf map[Family][]string, pools []*Po
 	return w, nil
 }
 
-// annotated reads {"ipv4":["a","b"],"ipv6":["c"]}.
-func annotated(text string) (Wish, error) {
-	var v struct {
-		IPv4 []string `json:"ipv4"`
-		IPv6 []string `json:"ipv6"`
-	}
-	const key = v2beta1.AnnotationIPPool
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		return Wish{}, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted {"ipv4":["pool"],"ipv6":["pool"]}`, key, err)
-	}
-	w := Wish{Source: "Pod annotation " + key, Names: map[Family][]string{IPv4: v.IPv4, IPv6: v.IPv6}}
-	if len(v.IPv4)+len(v.IPv6) == 0 {
-		return Wish{}, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': it names no pool; wanted {"ipv4":["pool"],"ipv6":["pool"]}`, key)
-	}
-	return w, w.check()
-}
-
-// check refuses what cannot be meant: a pool named twice, an empty name.
+// check refuses what cannot be meant: a pool named twice, an empty name, a
+// pattern that is none.
 func (w Wish) check() error {
-	for _, names := range w.Names {
-		for i, name := range names {
+	for _, f := range Families {
+		for i, name := range w.Names[f] {
 			if name == "" {
 				return fmt.Errorf("wrong input, %s: the name of an IPPool is empty", w.Source)
 			}
-			if slices.Contains(names[:i], name) {
+			if slices.Contains(w.Names[f][:i], name) {
 				return fmt.Errorf("wrong input, duplicate IPPool %s in %s", name, w.Source)
+			}
+			if _, err := path.Match(name, ""); err != nil {
+				return fmt.Errorf("wrong input, %s: %q is no pattern of IPPool names: %w", w.Source, name, err)
 			}
 		}
 	}
 	return nil
+}
+
+// Expand replaces the patterns of a family's names (see path.Match) by the
+// names of the family's pools that match, sorted, and leaves out what stands
+// earlier in the list. unmatched are the patterns that no pool matches.
+func (w Wish) Expand(f Family, pools []*Pool) (names, unmatched []string) {
+	for _, name := range w.Names[f] {
+		matches := []string{name}
+		if strings.ContainsAny(name, `*?[\`) {
+			if matches = matching(name, f, pools); len(matches) == 0 {
+				unmatched = append(unmatched, name)
+			}
+		}
+		for _, match := range matches {
+			if !slices.Contains(names, match) {
+				names = append(names, match)
+			}
+		}
+	}
+	return names, unmatched
+}
+
+func matching(pattern string, f Family, pools []*Pool) (out []string) {
+	for _, p := range pools {
+		if ok, _ := path.Match(pattern, p.Name); ok && p.Family == f {
+			out = append(out, p.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// RoutesOf reads the routes that a pod asks for in the annotation routes,
+// [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]. Each belongs to the interface
+// whose subnet holds its gateway.
+func RoutesOf(s *Subject) (out []Route, err error) {
+	const key = v2beta1.AnnotationRoutes
+	text, ok := s.PodAnnotations[key]
+	if !ok {
+		return nil, nil
+	}
+	var routes []v2beta1.Route
+	if err = json.Unmarshal([]byte(text), &routes); err == nil {
+		out, err = parseRoutes(routes)
+	}
+	if err != nil {
+		return nil, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
+	}
+	return out, nil
+}
+
+func parseRoutes(routes []v2beta1.Route) (out []Route, err error) {
+	for i, r := range routes {
+		route, err := ParseRoute(r.Dst, r.Gw)
+		if err != nil {
+			return nil, fmt.Errorf("route %d: %w", i+1, err)
+		}
+		out = append(out, route)
+	}
+	return out, nil
 }

@@ -62,8 +62,9 @@ type Request struct {
 	IPv6Pools []string `json:"ipv6Pools,omitempty"`
 	// CleanGateway leaves the default route out of the answer.
 	CleanGateway bool `json:"cleanGateway,omitempty"`
-	// MatchMasterSubnet admits only pools whose subnet holds an address of the parent interface.
-	MatchMasterSubnet bool `json:"matchMasterSubnet,omitempty"`
+	// MatchMasterSubnet admits only pools whose subnet holds one of Parent, the addresses of the parent interface.
+	MatchMasterSubnet bool         `json:"matchMasterSubnet,omitempty"`
+	Parent            []netip.Addr `json:"parent,omitempty"`
 	// RequestedIPs are the addresses that the runtime or the user asks for, sorted and without repetition. Sources:
 	// runtimeConfig.ips, args.cni.ips, and IP= in CNI_ARGS.
 	RequestedIPs []netip.Addr `json:"requestedIPs,omitempty"`

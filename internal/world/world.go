@@ -191,6 +191,28 @@ func (w *World) Pool(ctx context.Context, name string) (*pool.Pool, error) {
 	return p.pool, p.err
 }
 
+// Candidates returns the pools of a family that a wish names, in its order, and
+// of each that serves nobody the reason. An error is the API server's.
+func (w *World) Candidates(ctx context.Context, wish pool.Wish, f pool.Family) ([]pool.Candidate, error) {
+	names, unmatched := wish.Expand(f, w.Pools())
+	var out []pool.Candidate
+	for _, name := range names {
+		p, err := w.Pool(ctx, name)
+		switch {
+		case errors.Is(err, ErrNoPool):
+			out = append(out, pool.Candidate{Name: name, Why: err.Error()})
+		case err != nil:
+			return nil, err
+		default:
+			out = append(out, pool.Candidate{Name: name, Pool: p})
+		}
+	}
+	for _, pattern := range unmatched {
+		out = append(out, pool.Candidate{Name: pattern, Why: fmt.Sprintf("no %s IPPool has such a name", f)})
+	}
+	return out, nil
+}
+
 // ReadPool reads and parses a pool from the API server.
 func ReadPool(ctx context.Context, c client.Reader, name string) (*pool.Pool, error) {
 	o := &v2beta1.SpiderIPPool{}
@@ -270,8 +292,8 @@ func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, erro
 	}
 	return &pool.Subject{
 		Node: w.node, NodeLabels: node.Labels,
-		Namespace: p.Namespace, NamespaceLabels: namespace.Labels,
-		PodLabels: p.Labels,
+		Namespace: p.Namespace, NamespaceLabels: namespace.Labels, NamespaceAnnotations: namespace.Annotations,
+		PodLabels: p.Labels, PodAnnotations: p.Annotations,
 	}, nil
 }
 

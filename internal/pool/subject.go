@@ -1,0 +1,37 @@
+package pool
+
+import "net/netip"
+
+// Subject is who asks for an address, as values: all that the rules look at.
+type Subject struct {
+	Node       string
+	NodeLabels map[string]string
+
+	Namespace            string
+	NamespaceLabels      map[string]string
+	NamespaceAnnotations map[string]string
+
+	PodLabels      map[string]string
+	PodAnnotations map[string]string
+
+	// Interface is the name that the interface has in the pod, as CNI gives it.
+	Interface string
+	Conf      Conf
+
+	// ClusterNetwork is the Multus network of eth0 of a pod that chooses none,
+	// as "namespace/name" or "name"; empty if there is none. Networks that are
+	// named without a namespace elsewhere than in a pod are in OwnNamespace.
+	ClusterNetwork, OwnNamespace string
+}
+
+// Conf is what the network configuration of the interface says.
+type Conf struct {
+	// Pools are the names in default_ipv4_ippool and default_ipv6_ippool.
+	Pools map[Family][]string
+	// CleanGateway leaves the default route out.
+	CleanGateway bool
+	// MatchParent admits only pools whose subnet holds one of Parent, the
+	// addresses of the parent interface.
+	MatchParent bool
+	Parent      []netip.Addr
+}
