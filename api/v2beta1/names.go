@@ -33,6 +33,9 @@ const (
 // controller writes it; agents give out no address in it.
 const AnnotationReserved = "ipam.spidernet.io/reserved"
 
+// AnnotationWritten on a SpiderIP differs after each update of it, so that no two versions are alike.
+const AnnotationWritten = "ipam.spidernet.io/written"
+
 // Annotations of a pod that Multus reads too; they tell which network an interface belongs to.
 const (
 	AnnotationMultusDefaultNetwork = "v1.multus-cni.io/default-network"

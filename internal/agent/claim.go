@@ -19,13 +19,35 @@ func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	for errors.As(err, &refused) && len(refused.full) > 0 && ask.patient() {
 		h, err = a.inLine(ctx, at, ask, f, refused)
 	}
+	if errors.As(err, &refused) {
+		a.countTerminating(refused.full)
+	}
 	return h, err
+}
+
+// countTerminating counts of full pools which addresses come free next.
+func (a *Agent) countTerminating(full map[string]*fullError) {
+	if len(full) == 0 {
+		return
+	}
+	for _, key := range a.table.keys() {
+		at, give, ok := a.table.try(key)
+		if !ok {
+			continue // it is being served, or released
+		}
+		for _, h := range at.held {
+			if e := full[h.entry.Spec.Pool]; e != nil && a.world.Terminating(h.entry.Spec.Pod.Namespace, h.entry.Spec.Pod.Name, key.pod) {
+				e.terminating++
+			}
+		}
+		give()
+	}
 }
 
 // inLine waits in line until something may have changed, then searches again,
 // or takes what it was called out for.
 func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.Family, refused *refusedError) (*holding, error) {
-	w := a.waiters.join(at, ask, refused.full)
+	w := a.waiters.join(at, ask, refused.wants())
 	joined := time.Now()
 	defer func() { ask.waited += time.Since(joined) }()
 	var h *holding
@@ -154,6 +176,9 @@ func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool
 // unservedError or movedError.
 func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holding, f pool.Family) (*holding, error) {
 	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
+	if err == nil {
+		err = ask.hold(ctx, func() error { return a.world.FreshReserved(ctx) })
+	}
 	switch {
 	case errors.Is(err, world.ErrNoPool):
 		err = &unservedError{err.Error()}

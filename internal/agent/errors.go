@@ -34,10 +34,24 @@ var (
 )
 
 // fullError means that every candidate of a pool was seen taken by this ADD.
-type fullError struct{ candidates addr.Set }
+type fullError struct {
+	candidates addr.Set
+	// reserved is how many more the pool has that are given to nobody.
+	reserved addr.Count
+	// terminating is how many of the candidates are held by pods of this node
+	// that are being deleted: those come free next.
+	terminating int
+}
 
 func (e *fullError) Error() string {
-	return fmt.Sprintf("all IP addresses used out: 0 free of %s", e.candidates.Count())
+	text := fmt.Sprintf("all IP addresses used out: 0 free of %s", e.candidates.Count())
+	if e.terminating > 0 {
+		text += fmt.Sprintf(", %d terminating on this node", e.terminating)
+	}
+	if e.reserved != (addr.Count{}) {
+		text += fmt.Sprintf(", %s more reserved", e.reserved)
+	}
+	return text
 }
 
 // unservedError is why a pool does not serve a pod.
@@ -57,13 +71,19 @@ type refusedError struct {
 	source string
 	names  []string
 	asked  netip.Addr // valid if one address was asked for
-	why    []string
-	full   map[string]addr.Set // the candidates of pools that were full
+	why    []reason
+	full   map[string]*fullError // the pools that were full
+}
+
+// reason is why one pool did not serve.
+type reason struct {
+	pool string
+	err  error
 }
 
 func newRefused(ask *asker, f pool.Family, refusals []pool.Refusal) *refusedError {
 	e := &refusedError{ifname: ask.req.Interface, family: f, source: ask.wish.Source, names: ask.wish.Names[f],
-		asked: ask.requested(f), full: map[string]addr.Set{}}
+		asked: ask.requested(f), full: map[string]*fullError{}}
 	for _, r := range refusals {
 		e.add(r.Pool, &unservedError{r.Why})
 	}
@@ -77,17 +97,30 @@ func (e *refusedError) add(name string, err error) bool {
 	var unserved *unservedError
 	switch {
 	case errors.As(err, &full):
-		e.full[name] = full.candidates
+		e.full[name] = full
 	case errors.As(err, &unserved):
 	default:
 		return false
 	}
-	e.why = append(e.why, fmt.Sprintf("pool %s: %s", name, err))
+	e.why = append(e.why, reason{name, err})
 	return true
 }
 
+// wants are the addresses for which it is worth waiting, by pool.
+func (e *refusedError) wants() map[string]addr.Set {
+	out := map[string]addr.Set{}
+	for name, full := range e.full {
+		out[name] = full.candidates
+	}
+	return out
+}
+
 func (e *refusedError) Error() string {
-	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %v (%s): %s", e.ifname, e.family, e.names, e.source, strings.Join(e.why, "; "))
+	var why []string
+	for _, r := range e.why {
+		why = append(why, fmt.Sprintf("pool %s: %s", r.pool, r.err))
+	}
+	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %v (%s): %s", e.ifname, e.family, e.names, e.source, strings.Join(why, "; "))
 }
 
 func (e *refusedError) code() uint {

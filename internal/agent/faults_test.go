@@ -1187,3 +1187,43 @@ func TestStopFinishesCalls(t *testing.T) {
 	n.del(web.pod, "web")
 	c.holds("10.1.1.10 n1/first eth0 first")
 }
+
+// TestLateReleaseOfAnAddressThatIsUsedAgain: a release is sent, its answer does
+// not come, and the next ADD of the same container uses the address, which
+// changes nothing in its entry. The release arrives after that.
+func TestLateReleaseOfAnAddressThatIsUsedAgain(t *testing.T) {
+	c := newCluster(t)
+	arrived := make(chan struct{})
+	var late sync.WaitGroup
+	var once atomic.Bool
+	n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what != frees || !once.CompareAndSwap(false, true) {
+			return send(ctx)
+		}
+		late.Go(func() {
+			<-arrived
+			_ = send(context.Background())
+		})
+		return errNoReply
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	v6 := c.pool("v6", "fd01::/64", []string{"fd01::10"}, func(p *v2beta1.SpiderIPPool) { p.Spec.Disable = ptr(true) })
+	p := c.pod(n, "web", c.from("v4|v6"))
+	n.adding(p, "web").refused(t, wire.CodeNoPool, "disabled")
+	c.edit(v6, func(p *v2beta1.SpiderIPPool) { p.Spec.Disable = ptr(false) })
+	var got []string
+	c.eventually("the agent has heard of the edit", func() bool {
+		reply, err := n.call(wire.VerbAdd, p, "web", "eth0")
+		if err == nil {
+			got = texts(reply)
+		}
+		return err == nil
+	})
+	close(arrived)
+	late.Wait()
+	if want := "10.1.0.10 n1/web eth0 web\nfd01::10 n1/web eth0 web"; c.held() != want {
+		t.Errorf("told %v, held %q", got, c.held())
+	}
+	n.del(p, "web")
+	c.holds("")
+}

@@ -53,7 +53,7 @@ func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Po
 			return nil, err
 		}
 		if s.free.IsEmpty() {
-			return nil, &fullError{candidates}
+			return nil, &fullError{candidates: candidates, reserved: p.Addresses.Minus(a.gives(p)).Count()}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -59,7 +60,12 @@ func (l *Ledger) Claim(ctx context.Context, ip *v2beta1.SpiderIP) error {
 
 // Update writes ip, if it is still what was read. Errors: ErrLost, ErrUnknown,
 // or a refusal after which nothing was written.
+//
+// It always changes something: the API server gives no new resourceVersion to
+// an object that is written as it is, and then a Release of the old one that is
+// still on its way would delete what this call has just confirmed.
 func (l *Ledger) Update(ctx context.Context, ip *v2beta1.SpiderIP) error {
+	metav1.SetMetaDataAnnotation(&ip.ObjectMeta, v2beta1.AnnotationWritten, rand.String(8))
 	err := l.client.Update(ctx, ip)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrLost)

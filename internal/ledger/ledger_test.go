@@ -91,6 +91,27 @@ func TestOneHolder(t *testing.T) {
 	}
 }
 
+// TestUpdateThatChangesNothing: what was read before it is stale all the same.
+func TestUpdateThatChangesNothing(t *testing.T) {
+	l, ctx := open(t), t.Context()
+	e := entry("fd00::c", "p1", "n1", "c1")
+	if err := l.Claim(ctx, e); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		before := e.DeepCopy()
+		if err := l.Update(ctx, e); err != nil || e.ResourceVersion == before.ResourceVersion {
+			t.Errorf("error %v, resourceVersion %s and then %s", err, before.ResourceVersion, e.ResourceVersion)
+		}
+		if err := l.Release(ctx, before); !errors.Is(err, ErrLost) {
+			t.Errorf("released as it was before: %v", err)
+		}
+	}
+	if err := l.Release(ctx, e); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLists(t *testing.T) {
 	l, ctx := open(t), t.Context()
 	for i, e := range []*v2beta1.SpiderIP{

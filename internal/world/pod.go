@@ -93,10 +93,16 @@ func (w *World) Pod(ctx context.Context, namespace, name, uid string) (*corev1.P
 // CachedPod returns the pod of that name and UID if the watch has brought it.
 func (w *World) CachedPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
 	p := &corev1.Pod{}
-	if err := w.cache.Get(ctx, key, p); err != nil || !is(p, uid) {
+	if err := w.near.Get(ctx, key, p); err != nil || !is(p, uid) {
 		return nil
 	}
 	return p
+}
+
+// Terminating reports whether a pod of this node is being deleted, or gone.
+func (w *World) Terminating(namespace, name, uid string) bool {
+	p := w.CachedPod(context.Background(), client.ObjectKey{Namespace: namespace, Name: name}, uid)
+	return p == nil || p.DeletionTimestamp != nil
 }
 
 func (w *World) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {

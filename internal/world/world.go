@@ -1,7 +1,7 @@
 // Package world holds the facts that decide about a pod's addresses — the pod,
 // its namespace and node, the pools and reservations — as values. The agent
-// fills it from watches of what concerns its node; what a watch has not
-// brought yet is read live.
+// fills it from watches of what concerns its node (New, Run); what a watch has
+// not brought yet is read live. The command line fills it by reads (Read).
 package world
 
 import (
@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
+	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,7 +35,8 @@ import (
 // World is the facts about the pods of one node.
 type World struct {
 	node   string
-	cache  cache.Cache
+	cache  cache.Cache   // nil if filled by reads
+	near   client.Reader // the cache, if there is one
 	live   client.Reader
 	owners *lru.Cache
 
@@ -42,7 +45,10 @@ type World struct {
 	pools    map[string]parsed
 	edited   chan struct{} // closed at the next edit of any pool
 	reserved map[string]addr.Set
-	allTaken addr.Set // the union of reserved
+
+	allReserved addr.Set // the union of reserved
+	heard       time.Time
+	reading     singleflight.Group
 }
 
 // parsed is a pool, or why its object serves nobody.
@@ -90,11 +96,30 @@ func New(cfg *rest.Config, live client.Reader, node string) (*World, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the watches: %w", err)
 	}
+	w := empty(live, node)
+	w.cache, w.near = c, c
+	return w, nil
+}
+
+// Read reads the world of a node as it is now.
+func Read(ctx context.Context, live client.Reader, node string) (*World, error) {
+	w := empty(live, node)
+	var pools v2beta1.SpiderIPPoolList
+	if err := live.List(ctx, &pools); err != nil {
+		return nil, fmt.Errorf("read the SpiderIPPools: %w", err)
+	}
+	for i := range pools.Items {
+		w.setPool(&pools.Items[i])
+	}
+	return w, w.readReserved(ctx)
+}
+
+func empty(live client.Reader, node string) *World {
 	return &World{
-		node: node, cache: c, live: live, owners: lru.New(4096),
+		node: node, near: live, live: live, owners: lru.New(4096),
 		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]addr.Set{},
 		edited: make(chan struct{}),
-	}, nil
+	}
 }
 
 // Run watches until ctx ends. Synced tells when the first lists have come.
@@ -112,6 +137,9 @@ func (w *World) Run(ctx context.Context) error {
 		informer, err := w.cache.GetInformer(ctx, watch.object, cache.BlockUntilSynced(false))
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", watch.object, err)
+		}
+		if _, ok := watch.object.(*v2beta1.SpiderReservedIP); ok {
+			go w.listenReserved(ctx, informer.(toolscache.SharedIndexInformer)) // which all informers of the cache are
 		}
 		if watch.handler == nil {
 			continue
@@ -245,41 +273,6 @@ func (w *World) Pools() []*pool.Pool {
 	return all
 }
 
-func (w *World) setReserved(o *v2beta1.SpiderReservedIP) {
-	// Each range counts on its own: one that is malformed must not set the others free.
-	var set addr.Set
-	for _, text := range o.Spec.IPs {
-		if r, err := addr.ParseRange(text); err == nil {
-			set = set.Union(addr.MakeSet(r))
-		}
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.reserved[o.Name] = set
-	w.sumReserved()
-}
-
-func (w *World) dropReserved(o *v2beta1.SpiderReservedIP) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.reserved, o.Name)
-	w.sumReserved()
-}
-
-func (w *World) sumReserved() {
-	w.allTaken = addr.Set{}
-	for _, set := range w.reserved {
-		w.allTaken = w.allTaken.Union(set)
-	}
-}
-
-// Reserved is what the reservations keep from everybody.
-func (w *World) Reserved() addr.Set {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.allTaken
-}
-
 // Subject is what the rules of a pool look at, for p.
 func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, error) {
 	node, err := w.metadata(ctx, nodeKind, w.node)
@@ -299,7 +292,7 @@ func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, erro
 
 func (w *World) metadata(ctx context.Context, kind schema.GroupVersionKind, name string) (*metav1.PartialObjectMetadata, error) {
 	m := meta(kind)
-	if err := w.cache.Get(ctx, client.ObjectKey{Name: name}, m); err == nil {
+	if err := w.near.Get(ctx, client.ObjectKey{Name: name}, m); err == nil {
 		return m, nil
 	}
 	if err := w.live.Get(ctx, client.ObjectKey{Name: name}, m); err != nil {

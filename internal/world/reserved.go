@@ -1,0 +1,126 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	toolscache "k8s.io/client-go/tools/cache"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+)
+
+const (
+	// reservedFor is how long the reservations are trusted of which a watch
+	// brings neither an event nor a bookmark: API servers send one a minute
+	// (Kubernetes API concepts, "Watch bookmarks").
+	reservedFor = 2 * time.Minute
+	// listen is how often it is looked whether the watch brought anything.
+	listen = 5 * time.Second
+	// readTime bounds a read that several wait for.
+	readTime = 10 * time.Second
+)
+
+func (w *World) setReserved(o *v2beta1.SpiderReservedIP) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reserved[o.Name] = reservedBy(o)
+	w.sumReserved()
+	w.heard = time.Now()
+}
+
+// reservedBy is what one object reserves. Each range counts on its own: one
+// that is malformed must not set the others free.
+func reservedBy(o *v2beta1.SpiderReservedIP) (set addr.Set) {
+	for _, text := range o.Spec.IPs {
+		if r, err := addr.ParseRange(text); err == nil {
+			set = set.Union(addr.MakeSet(r))
+		}
+	}
+	return set
+}
+
+func (w *World) dropReserved(o *v2beta1.SpiderReservedIP) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.reserved, o.Name)
+	w.sumReserved()
+	w.heard = time.Now()
+}
+
+func (w *World) sumReserved() {
+	w.allReserved = addr.Set{}
+	for _, set := range w.reserved {
+		w.allReserved = w.allReserved.Union(set)
+	}
+}
+
+// Reserved is what the reservations keep from everybody.
+func (w *World) Reserved() addr.Set {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.allReserved
+}
+
+// FreshReserved makes sure that Reserved is not older than two minutes: a watch
+// may be cut off without an error. Those who need that at once share one LIST.
+func (w *World) FreshReserved(ctx context.Context) error {
+	w.mu.Lock()
+	fresh := time.Since(w.heard) < reservedFor
+	w.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	read := w.reading.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTime)
+		defer cancel()
+		return nil, w.readReserved(ctx)
+	})
+	select {
+	case r := <-read:
+		return r.Err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// readReserved reads all reservations from the API server.
+func (w *World) readReserved(ctx context.Context) error {
+	sent := time.Now()
+	var list v2beta1.SpiderReservedIPList
+	if err := w.live.List(ctx, &list); err != nil {
+		return fmt.Errorf("read the SpiderReservedIPs: %w", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.reserved)
+	for i := range list.Items {
+		w.reserved[list.Items[i].Name] = reservedBy(&list.Items[i])
+	}
+	w.sumReserved()
+	w.heard = sent
+	return nil
+}
+
+// listenReserved notes when the watch of the reservations last brought
+// something, until ctx ends: the version changes with each event and each
+// bookmark.
+func (w *World) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer) {
+	toolscache.WaitForCacheSync(ctx.Done(), informer.HasSynced)
+	tick := time.NewTicker(listen)
+	defer tick.Stop()
+	for last := ""; ; {
+		if now := informer.LastSyncResourceVersion(); now != last {
+			last = now
+			w.mu.Lock()
+			w.heard = time.Now()
+			w.mu.Unlock()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
