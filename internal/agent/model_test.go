@@ -756,16 +756,20 @@ type modelAsking struct {
 	first   bool // nothing was asked for this seat before
 }
 
-// add sends ADD, again if no agent takes it, and compares the answer with the model.
-func (b *box) add(patience time.Duration) {
+// add sends ADD and compares the answer with the model.
+func (b *box) add(patience time.Duration) { b.send(b.asks(), 0, patience) }
+
+// send sends an ADD, again if no agent takes it; its plugin was started so much
+// before it was asked for.
+func (b *box) send(ask modelAsking, before, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	ask := b.asks()
 	req := b.request(wire.VerbAdd)
+	req.Age = before
 	reply, err := wire.Call(ctx, b.node.socket, req)
 	for errors.Is(err, wire.ErrNoAgent) && ctx.Err() == nil && time.Since(ask.sent) < addPatience {
 		time.Sleep(50 * time.Millisecond)
-		req.Age = time.Since(ask.sent)
+		req.Age = before + time.Since(ask.sent)
 		reply, err = wire.Call(ctx, b.node.socket, req)
 	}
 	b.hears(ask, reply, err, patience == requestWait)
@@ -1077,8 +1081,9 @@ func (p *port) race(r *rand.Rand) {
 	s, old := p.now()
 	old.settled()
 	b := s.box(r, nil)
+	ask := b.asks()
 	var group sync.WaitGroup
-	group.Go(func() { b.add(requestWait) })
+	group.Go(func() { b.send(ask, time.Second, requestWait) }) // it may arrive after the DEL, but began before it
 	time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond / time.Duration(1+r.IntN(10)))
 	b.del()
 	if r.IntN(3) > 0 {
