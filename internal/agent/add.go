@@ -44,6 +44,16 @@ type asker struct {
 // patient reports whether this ADD may wait.
 func (ask *asker) patient() bool { return time.Now().Before(ask.patience) }
 
+// isCalled reports whether this ADD was called out of the line.
+func (ask *asker) isCalled() bool {
+	select {
+	case <-ask.called:
+		return true
+	default:
+		return false
+	}
+}
+
 // hold does something that the API server may not answer now, again and again
 // while that may change and the ADD has patience.
 func (ask *asker) hold(ctx context.Context, do func() error) error {
@@ -111,7 +121,7 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	if ask.uid == "" {
 		ask.uid = string(pod.UID)
 	}
-	if why := finished(pod); why != "" {
+	if why := world.Finished(pod); why != "" {
 		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
 	}
 	if ask.subject, err = a.world.Subject(ctx, pod); err != nil {
@@ -158,16 +168,6 @@ func (ask *asker) checkRequested() error {
 		}
 	}
 	return nil
-}
-
-func finished(p *corev1.Pod) string {
-	switch {
-	case p.DeletionTimestamp != nil:
-		return "is being deleted"
-	case p.Status.Phase == corev1.PodSucceeded, p.Status.Phase == corev1.PodFailed:
-		return "has finished (" + string(p.Status.Phase) + ")"
-	}
-	return ""
 }
 
 // assign makes the attachment hold one address of each family that is wished,

@@ -37,7 +37,8 @@ func (a *Agent) countTerminating(full map[string]*fullError) {
 		}
 		for _, h := range at.held {
 			if e := full[h.entry.Spec.Pool]; e != nil && a.world.Terminating(h.entry.Spec.Pod.Namespace, h.entry.Spec.Pod.Name, key.pod) {
-				e.terminating++
+				e.usage.Terminating++
+				e.usage.Where = " on this node"
 			}
 		}
 		give()
@@ -186,7 +187,7 @@ func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holdin
 	default:
 		if why := live.Refuses(ask.subject, f); why != "" {
 			err = &unservedError{why}
-		} else if !a.gives(live).Contains(addressOf(h.entry)) {
+		} else if !a.world.Gives(live).Contains(addressOf(h.entry)) {
 			err = &movedError{to: live}
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,23 +35,10 @@ var (
 // fullError means that every candidate of a pool was seen taken by this ADD.
 type fullError struct {
 	candidates addr.Set
-	// reserved is how many more the pool has that are given to nobody.
-	reserved addr.Count
-	// terminating is how many of the candidates are held by pods of this node
-	// that are being deleted: those come free next.
-	terminating int
+	usage      pool.Usage
 }
 
-func (e *fullError) Error() string {
-	text := fmt.Sprintf("all IP addresses used out: 0 free of %s", e.candidates.Count())
-	if e.terminating > 0 {
-		text += fmt.Sprintf(", %d terminating on this node", e.terminating)
-	}
-	if e.reserved != (addr.Count{}) {
-		text += fmt.Sprintf(", %s more reserved", e.reserved)
-	}
-	return text
-}
+func (e *fullError) Error() string { return e.usage.UsedOut() }
 
 // unservedError is why a pool does not serve a pod.
 type unservedError struct{ why string }
@@ -68,8 +54,7 @@ func (e *movedError) Error() string { return "IPPool " + e.to.Name + " was edite
 type refusedError struct {
 	ifname string
 	family pool.Family
-	source string
-	names  []string
+	wish   pool.Wish
 	asked  netip.Addr // valid if one address was asked for
 	why    []reason
 	full   map[string]*fullError // the pools that were full
@@ -82,8 +67,7 @@ type reason struct {
 }
 
 func newRefused(ask *asker, f pool.Family, refusals []pool.Refusal) *refusedError {
-	e := &refusedError{ifname: ask.req.Interface, family: f, source: ask.wish.Source, names: ask.wish.Names[f],
-		asked: ask.requested(f), full: map[string]*fullError{}}
+	e := &refusedError{ifname: ask.req.Interface, family: f, wish: ask.wish, asked: ask.requested(f), full: map[string]*fullError{}}
 	for _, r := range refusals {
 		e.add(r.Pool, &unservedError{r.Why})
 	}
@@ -116,11 +100,11 @@ func (e *refusedError) wants() map[string]addr.Set {
 }
 
 func (e *refusedError) Error() string {
-	var why []string
+	out := pool.Unserved{Interface: e.ifname, Family: e.family, Wish: e.wish}
 	for _, r := range e.why {
-		why = append(why, fmt.Sprintf("pool %s: %s", r.pool, r.err))
+		out.Why = append(out.Why, pool.Refusal{Pool: r.pool, Why: r.err.Error()})
 	}
-	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %v (%s): %s", e.ifname, e.family, e.names, e.source, strings.Join(why, "; "))
+	return out.Error()
 }
 
 func (e *refusedError) code() uint {

@@ -53,7 +53,7 @@ func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Po
 			return nil, err
 		}
 		if s.free.IsEmpty() {
-			return nil, &fullError{candidates: candidates, reserved: p.Addresses.Minus(a.gives(p)).Count()}
+			return nil, &fullError{candidates, pool.Usage{Size: candidates.Count(), Reserved: p.Addresses.Minus(a.world.Gives(p)).Count()}}
 		}
 	}
 }
@@ -95,7 +95,7 @@ func (s *search) onlyStrangers() bool {
 // candidates are the addresses of a pool that an ADD may get: all that are not
 // reserved, or the one that was asked for.
 func (a *Agent) candidates(ask *asker, p *pool.Pool, f pool.Family) (addr.Set, error) {
-	all := a.gives(p)
+	all := a.world.Gives(p)
 	asked := ask.requested(f)
 	if !asked.IsValid() {
 		return all, nil
@@ -104,11 +104,6 @@ func (a *Agent) candidates(ask *asker, p *pool.Pool, f pool.Family) (addr.Set, e
 		return addr.Set{}, &unservedError{"it does not have the address " + asked.String() + " that was asked for"}
 	}
 	return addr.Set{}.With(asked), nil
-}
-
-// gives is what a pool may give: its addresses but those that are reserved.
-func (a *Agent) gives(p *pool.Pool) addr.Set {
-	return p.Addresses.Minus(p.Reserved).Minus(a.world.Reserved())
 }
 
 // requested is the address of a family that the runtime asks for, if any.
@@ -180,7 +175,9 @@ func (s *search) claim(ctx context.Context, address netip.Addr) (*holding, error
 }
 
 // mine looks whether it was this attachment's own claim that took the address,
-// and then makes claim what stands there; else it returns taken.
+// and then makes claim what stands there; else it returns taken. If the ADD is
+// called out of the line, what stands there may be what it is being offered:
+// then the offer counts, and the claim stays a doubt.
 func (s *search) mine(ctx context.Context, claim *v2beta1.SpiderIP, taken error) error {
 	found, err := s.reread(ctx, claim, s.at.key)
 	switch {
@@ -190,6 +187,8 @@ func (s *search) mine(ctx context.Context, claim *v2beta1.SpiderIP, taken error)
 		return err
 	case found.Spec.ContainerID != claim.Spec.ContainerID:
 		return taken // an entry of an older sandbox: it is in the ledger, and known when the table is
+	case s.ask.isCalled():
+		return errCalled
 	}
 	*claim = *found
 	return nil

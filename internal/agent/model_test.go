@@ -1393,7 +1393,7 @@ func (m *model) current(s *site) bool {
 			return false
 		}
 		for _, a := range b.all {
-			if s.node.agent.gives(p).Contains(a) != slices.Contains(v.addresses, a) {
+			if s.node.agent.world.Gives(p).Contains(a) != slices.Contains(v.addresses, a) {
 				return false
 			}
 		}

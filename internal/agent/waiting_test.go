@@ -432,6 +432,56 @@ func TestHandOverAndAnother(t *testing.T) {
 	c.holds("")
 }
 
+// TestHandOverOfADoubtfulClaim: an ADD is handed the very address that it
+// claims by itself, after its first claim got no answer: it finds an entry in
+// its name and is offered the same one.
+func TestHandOverOfADoubtfulClaim(t *testing.T) {
+	c := newCluster(t)
+	first, second, handed := newGate(), newGate(), newGate()
+	var tries atomic.Int32
+	var on atomic.Bool
+	n := c.patient("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if e, ok := r.object.(*v2beta1.SpiderIP); ok && r.what == claims && on.Load() && e.Spec.Pod.Name == "w0" {
+			switch tries.Add(1) {
+			case 1:
+				if err := first.pass(ctx); err != nil {
+					return err
+				}
+				return errNoReply
+			case 2:
+				if err := second.pass(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		err := send(ctx)
+		if r.what == takeOvers {
+			handed.arrive()
+		}
+		return err
+	}))
+	other := c.node("n2")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	elsewhere := other.occupy("elsewhere", "v4|")
+	w := n.lineUp(1, "v4|")[0]
+	on.Store(true)
+	other.del(elsewhere, "elsewhere")
+	c.await("w0 claims what it saw free", first.reached)
+	mate := n.occupy("mate", "v4|")
+	first.open()
+	c.await("w0 claims it again", second.reached)
+	n.deleted(mate, "mate")
+	c.await("it is handed to w0", handed.reached)
+	second.open()
+	if got := w.ips(t); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v", got)
+	}
+	n.done()
+	c.holds("10.1.0.10 n1/w0 eth0 w0")
+	n.del(w.pod, "w0")
+	c.holds("")
+}
+
 // TestHandOverAfterPatience: the time of an ADD is over while it is handed an
 // address. It is served, or the next one is; in any case who is answered an
 // address holds it.

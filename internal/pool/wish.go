@@ -27,6 +27,10 @@ type Wish struct {
 	CleanGateway *bool
 }
 
+// FromDefaults is the Source of a wish that nobody expressed: the pools with
+// spec.default.
+const FromDefaults = "spec.default"
+
 // WishOf returns the wish of the first source that is present, which decides
 // alone: the pod's annotation ippools, its annotation ippool, its namespace's
 // default pools, the names in the network configuration, the pools with
@@ -195,7 +199,7 @@ func ofConf(s *Subject) (Wish, bool, error) {
 }
 
 func ofDefaults(pools []*Pool) (Wish, error) {
-	w := Wish{Source: "spec.default", Names: map[Family][]string{}}
+	w := Wish{Source: FromDefaults, Names: map[Family][]string{}}
 	for _, p := range pools {
 		if p.Default {
 			w.Names[p.Family] = append(w.Names[p.Family], p.Name)

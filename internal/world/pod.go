@@ -99,6 +99,17 @@ func (w *World) CachedPod(ctx context.Context, key client.ObjectKey, uid string)
 	return p
 }
 
+// Finished says why a pod gets no address any more, or "" if it does.
+func Finished(p *corev1.Pod) string {
+	switch {
+	case p.DeletionTimestamp != nil:
+		return "is being deleted"
+	case p.Status.Phase == corev1.PodSucceeded, p.Status.Phase == corev1.PodFailed:
+		return "has finished (" + string(p.Status.Phase) + ")"
+	}
+	return ""
+}
+
 // Terminating reports whether a pod of this node is being deleted, or gone.
 func (w *World) Terminating(namespace, name, uid string) bool {
 	p := w.CachedPod(context.Background(), client.ObjectKey{Namespace: namespace, Name: name}, uid)

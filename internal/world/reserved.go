@@ -9,6 +9,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
 const (
@@ -61,6 +62,11 @@ func (w *World) Reserved() addr.Set {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.allReserved
+}
+
+// Gives is what a pool may give: its addresses but those that are reserved.
+func (w *World) Gives(p *pool.Pool) addr.Set {
+	return p.Addresses.Minus(p.Reserved).Minus(w.Reserved())
 }
 
 // FreshReserved makes sure that Reserved is not older than two minutes: a watch
