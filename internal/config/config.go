@@ -109,14 +109,15 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("read the configuration, key conf.yml of the ConfigMap: %w", err)
 	}
-	c, err := parse(data)
+	c, err := Parse(data)
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return c, nil
 }
 
-func parse(data []byte) (Config, error) {
+// Parse reads the text of conf.yml, as Load does.
+func Parse(data []byte) (Config, error) {
 	var tree map[string]any
 	useNumber := func(d *json.Decoder) *json.Decoder { d.UseNumber(); return d }
 	if err := yaml.UnmarshalStrict(data, &tree, useNumber); err != nil {

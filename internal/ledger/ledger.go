@@ -109,6 +109,16 @@ func (l *Ledger) OfNode(ctx context.Context, node string) ([]v2beta1.SpiderIP, e
 	return list.Items, nil
 }
 
+// EntriesOf lists the entries in the name of a pool, as of a moment after the
+// call. For people: agents only need OfPool.
+func (l *Ledger) EntriesOf(ctx context.Context, pool string) ([]v2beta1.SpiderIP, error) {
+	var list v2beta1.SpiderIPList
+	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.pool": pool}); err != nil {
+		return nil, fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
+	}
+	return list.Items, nil
+}
+
 // OfPool returns the addresses held in the name of a pool, as of a moment
 // after the call.
 func (l *Ledger) OfPool(ctx context.Context, pool string) (addr.Set, error) {

@@ -28,7 +28,7 @@ var plan = map[string][]string{
 	"internal/agent":      {"internal/wire", "internal/ledger", "internal/world", "internal/pool", "internal/probe", "internal/config", "internal/addr", "api/v2beta1"},
 	"internal/admission":  {"internal/pool", "internal/ledger", "internal/addr", "api/v2beta1"},
 	"internal/controller": {"internal/ledger", "internal/world", "internal/pool", "internal/config", "internal/addr", "api/v2beta1"},
-	"internal/ctl":        {"internal/ledger", "internal/world", "internal/pool", "internal/wire", "internal/addr", "api/v2beta1"},
+	"internal/ctl":        {"internal/ledger", "internal/world", "internal/pool", "internal/wire", "internal/config", "internal/addr", "api/v2beta1"},
 }
 
 func TestImports(t *testing.T) {

@@ -1,0 +1,74 @@
+// Command spiderpoolctl is for administrators: who gets which address, and why
+// not.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/internal/ctl"
+	"github.com/spidernet-io/spiderpool/internal/world"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	var kubeconfig string
+	root := &cobra.Command{
+		Use:          "spiderpoolctl",
+		Short:        "Shows who has which address, and why a pod gets none",
+		SilenceUsage: true,
+	}
+	root.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "path of the kubeconfig; default: as kubectl finds it")
+	root.AddCommand(explainCommand(&kubeconfig))
+	if err := root.ExecuteContext(ctx); err != nil {
+		stop()
+		os.Exit(1)
+	}
+}
+
+func explainCommand(kubeconfig *string) *cobra.Command {
+	explain := &cobra.Command{Use: "explain", Short: "Say what the agents would do, and why"}
+	var ifname string
+	pod := &cobra.Command{
+		Use:   "pod NAMESPACE/NAME",
+		Short: "Say from which pools an interface of a pod is served, and why not from others; nothing is claimed",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, err := ctl.ParsePod(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := connect(*kubeconfig)
+			if err != nil {
+				return err
+			}
+			return ctl.Explain(cmd.Context(), c, key, ifname, cmd.OutOrStdout())
+		},
+	}
+	pod.Flags().StringVar(&ifname, "interface", "eth0", "interface of the pod")
+	explain.AddCommand(pod)
+	return explain
+}
+
+func connect(kubeconfig string) (client.Client, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	scheme := world.Scheme()
+	if err := appsv1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	return client.New(config, client.Options{Scheme: scheme})
+}

@@ -1,0 +1,234 @@
+// Package ctl holds the views of the command line.
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/world"
+)
+
+func isNoMatch(err error) bool { return meta.IsNoMatchError(err) }
+
+// Explain writes from which pools an interface of a pod is served, and why not
+// from others: by the agent's own rules, with nothing claimed. An error means
+// that it cannot be told.
+func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname string, out io.Writer) error {
+	e := &explanation{client: c, ledger: ledger.New(c), out: out}
+	if err := e.read(ctx, pod, ifname); err != nil {
+		return err
+	}
+	node := e.subject.Node
+	if node == "" {
+		node = "none yet"
+	}
+	e.say("pod %s, interface %s, node %s", pod, ifname, node)
+	if err := e.holdings(ctx); err != nil {
+		return err
+	}
+	if why := world.Finished(e.pod); why != "" {
+		e.say("gets no address: it %s", why)
+		return nil
+	}
+	wish, err := pool.WishOf(e.subject, e.world.Pools(), e.installed.families)
+	if err != nil {
+		e.say("refused: %v", err)
+	}
+	e.notes(wish)
+	for _, f := range pool.Families {
+		if len(wish.Names[f]) == 0 {
+			continue
+		}
+		if err := e.family(ctx, wish, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// explanation is one run of Explain.
+type explanation struct {
+	client client.Client
+	ledger *ledger.Ledger
+	out    io.Writer
+
+	pod       *corev1.Pod
+	world     *world.World
+	installed installation
+	subject   *pool.Subject
+	confKnown bool
+}
+
+func (e *explanation) say(format string, args ...any) { fmt.Fprintf(e.out, format+"\n", args...) }
+
+// read gathers the facts.
+func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname string) (err error) {
+	e.pod = &corev1.Pod{}
+	if err := e.client.Get(ctx, key, e.pod); err != nil {
+		return fmt.Errorf("read pod %s: %w", key, err)
+	}
+	if e.pod.Spec.HostNetwork {
+		return fmt.Errorf("pod %s uses the node's network: no plugin is asked for an address", key)
+	}
+	if e.installed, err = install(ctx, e.client); err != nil {
+		return err
+	}
+	if e.world, err = world.Read(ctx, e.client, e.pod.Spec.NodeName); err != nil {
+		return err
+	}
+	if e.subject, err = e.world.Subject(ctx, e.pod); err != nil {
+		return err
+	}
+	e.subject.Interface = ifname
+	e.subject.ClusterNetwork, e.subject.OwnNamespace = e.installed.clusterNetwork, e.installed.namespace
+	network, err := e.subject.Network()
+	if err != nil || network == "" {
+		return nil // only pools that name networks need to know
+	}
+	conf, known, err := confOf(ctx, e.client, network)
+	e.confKnown = known
+	e.subject.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
+	e.subject.Conf.MatchParent = conf.IPAM.MatchMasterSubnet
+	return err
+}
+
+// notes says what only the node knows.
+func (e *explanation) notes(wish pool.Wish) {
+	if wish.Source != "" {
+		e.say("pools from %s", wish.Source)
+	}
+	if !e.confKnown && (wish.Source == "" || wish.Source == pool.FromDefaults) {
+		e.say("note: the CNI configuration is on the node and not seen from here; pools that it names (default_ipv4_ippool, default_ipv6_ippool) come before spec.default")
+	}
+	if e.subject.Conf.MatchParent {
+		e.say("note: match_master_subnet is set; the addresses of the parent interface are known on the node only")
+		e.subject.Conf.MatchParent = false
+	}
+}
+
+// holdings says what the interface has now.
+func (e *explanation) holdings(ctx context.Context) error {
+	var all v2beta1.SpiderIPList
+	opts := []client.ListOption{}
+	if e.pod.Spec.NodeName != "" {
+		opts = append(opts, client.MatchingFields{"spec.node": e.pod.Spec.NodeName})
+	}
+	if err := e.client.List(ctx, &all, opts...); err != nil {
+		return fmt.Errorf("list the SpiderIPs: %w", err)
+	}
+	uid := string(e.pod.UID)
+	if mirrored := e.pod.Annotations[corev1.MirrorPodAnnotationKey]; mirrored != "" {
+		uid = mirrored
+	}
+	for _, ip := range all.Items {
+		if ip.Spec.Pod.UID == uid && ip.Spec.Interface == e.subject.Interface {
+			e.say("holds %s of pool %s (container %s)", ip.Spec.Address, ip.Spec.Pool, ip.Spec.ContainerID)
+		}
+	}
+	return nil
+}
+
+// family says what an ADD would come to for one family.
+func (e *explanation) family(ctx context.Context, wish pool.Wish, f pool.Family) error {
+	candidates, err := e.world.Candidates(ctx, wish, f)
+	if err != nil {
+		return err
+	}
+	serve, refused := pool.Choose(e.subject, f, candidates)
+	unserved := &pool.Unserved{Interface: e.subject.Interface, Family: f, Wish: wish, Why: refused}
+	e.say("%s, in the order in which pools are tried:", f)
+	first := ""
+	for i, p := range serve {
+		usage, err := e.usage(ctx, p)
+		if err != nil {
+			return err
+		}
+		e.say("  %d. pool %s: %s", i+1, p.Name, usage)
+		if usage.Free != (addr.Count{}) && first == "" {
+			first = p.Name
+		}
+		unserved.Why = append(unserved.Why, pool.Refusal{Pool: p.Name, Why: usage.UsedOut()})
+	}
+	for _, r := range refused {
+		e.say("  -  pool %s does not serve: %s", r.Pool, r.Why)
+	}
+	switch {
+	case first != "":
+		e.say("  the next address comes from pool %s", first)
+	case len(serve) > 0:
+		e.say("  an ADD waits for an address, and is then told: %v", unserved)
+	default:
+		e.say("  an ADD is refused: %v", unserved)
+	}
+	return nil
+}
+
+// usage counts the addresses of a pool, whoever's name they are held in.
+func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, error) {
+	gives := e.world.Gives(p)
+	u := pool.Usage{Size: gives.Count(), Reserved: p.Addresses.Minus(gives).Count()}
+	entries, err := e.ledger.EntriesOf(ctx, p.Name)
+	if err != nil {
+		return u, err
+	}
+	var held []addr.Range
+	for _, entry := range entries {
+		a, err := addr.ParseAddr(entry.Spec.Address)
+		if err != nil || !gives.Contains(a) {
+			continue
+		}
+		one, _ := addr.MakeRange(a, a)
+		held = append(held, one)
+	}
+	u.Free = gives.Minus(addr.MakeSet(held...)).Count()
+	u.Terminating, err = e.terminating(ctx, entries)
+	return u, err
+}
+
+// terminating counts the entries whose pods are being deleted or gone. Pods are
+// listed by namespace, without what they are made of.
+func (e *explanation) terminating(ctx context.Context, entries []v2beta1.SpiderIP) (n int, err error) {
+	living := map[string]bool{}
+	listed := map[string]bool{}
+	for _, entry := range entries {
+		pod := entry.Spec.Pod
+		if !listed[pod.Namespace] {
+			listed[pod.Namespace] = true
+			var pods metav1.PartialObjectMetadataList
+			pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+			if err := e.client.List(ctx, &pods, client.InNamespace(pod.Namespace)); err != nil {
+				return 0, fmt.Errorf("list the pods of namespace %s: %w", pod.Namespace, err)
+			}
+			for _, p := range pods.Items {
+				if p.DeletionTimestamp == nil {
+					living[string(p.UID)] = true
+					living[p.Annotations[corev1.MirrorPodAnnotationKey]] = true
+				}
+			}
+		}
+		if !living[pod.UID] {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// ParsePod reads "namespace/name".
+func ParsePod(text string) (client.ObjectKey, error) {
+	namespace, name, ok := strings.Cut(text, "/")
+	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return client.ObjectKey{}, fmt.Errorf("pod %q: want NAMESPACE/NAME", text)
+	}
+	return client.ObjectKey{Namespace: namespace, Name: name}, nil
+}
