@@ -17,7 +17,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build the programs into _output/bin
-	@for program in spiderpool spiderpool-agent; do \
+	@for program in spiderpool spiderpool-agent spiderpoolctl; do \
 	  GOOS=linux GOARCH=$(ARCH) $(STATIC) -o $(OUT)/bin/$(ARCH)/$$program ./cmd/$$program || exit 1; done
 
 .PHONY: image
@@ -78,6 +78,7 @@ test-e2e: # Real pods on real kubelets
 soak: packages parts ## Run the big sizes of the scenarios, some twenty minutes
 	go test -count=1 -timeout 60m -v -run TestManyNodesOneAddress ./internal/agent -soak
 	go test -count=1 -timeout 60m -v -run TestModel ./internal/agent -steps 20000
+	go test -count=1 -timeout 60m -v -run TestTwoApplicationsRolled ./test/e2e -soak
 
 .PHONY: e2e
 e2e: parts test-e2e ## Run the end-to-end scenarios alone

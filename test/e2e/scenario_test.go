@@ -41,8 +41,14 @@ func begin(t *testing.T, size int) *scenario {
 // alone makes a scenario that runs while no other does.
 func alone(t *testing.T, size int) *scenario {
 	t.Helper()
+	return on(t, shared, size)
+}
+
+// on makes a scenario on a cluster.
+func on(t *testing.T, c *cluster.Cluster, size int) *scenario {
+	t.Helper()
 	n := scenarios.Add(1)
-	s := &scenario{T: t, Cluster: shared, number: n, namespace: fmt.Sprintf("s%d", n)}
+	s := &scenario{T: t, Cluster: c, number: n, namespace: fmt.Sprintf("s%d", n)}
 	if err := s.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}); err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +59,107 @@ func alone(t *testing.T, size int) *scenario {
 	return s
 }
 
-func (s *scenario) pool(name, subnet, ips, gateway string) string {
+// pool makes a pool of the scenario and returns its name. gateway may be empty.
+func (s *scenario) pool(name, subnet, ips, gateway string, edit ...func(*v2beta1.SpiderIPPool)) string {
 	s.Helper()
 	p := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: s.namespace + "-" + name}}
-	p.Spec.Subnet, p.Spec.IPs, p.Spec.Gateway = subnet, []string{ips}, &gateway
-	if err := s.Create(s.Context(), p); err != nil {
+	p.Spec.Subnet, p.Spec.IPs = subnet, []string{ips}
+	if gateway != "" {
+		p.Spec.Gateway = &gateway
+	}
+	for _, e := range edit {
+		e(p)
+	}
+	s.make(p)
+	return p.Name
+}
+
+// range4 makes a pool of segment 1 with the addresses first to last of the
+// scenario's own, numbered as in 172.20.<scenario>.<number>.
+func (s *scenario) range4(name string, first, last int, edit ...func(*v2beta1.SpiderIPPool)) string {
+	s.Helper()
+	return s.pool(name, lab.Segments[0].IPv4.String(), fmt.Sprintf("172.20.%d.%d-172.20.%d.%d", s.number, first, s.number, last),
+		lab.Segments[0].IPv4Gateway.String(), edit...)
+}
+
+// asking is a pod that asks for pools, named "a,b" for each family.
+func (s *scenario) asking(name, v4, v6 string, edit ...func(*corev1.Pod)) *corev1.Pod {
+	s.Helper()
+	template := s.template(forever...)
+	p := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+	p.Namespace, p.Name = s.namespace, name
+	p.Labels["app"] = name
+	p.Annotations[v2beta1.AnnotationIPPool] = wants(v4, v6)
+	for _, e := range edit {
+		e(p)
+	}
+	s.make(p)
+	return p
+}
+
+// wants is the annotation for pools named "a,b" for each family.
+func wants(v4, v6 string) string {
+	list := func(names string) string {
+		if names == "" {
+			return "[]"
+		}
+		return `["` + strings.ReplaceAll(names, ",", `","`) + `"]`
+	}
+	return fmt.Sprintf(`{"ipv4":%s,"ipv6":%s}`, list(v4), list(v6))
+}
+
+// of returns the addresses that a pod holds, by interface.
+func (s *scenario) of(pod string) map[string][]string {
+	s.Helper()
+	var list v2beta1.SpiderIPList
+	if err := s.List(s.Context(), &list); err != nil {
 		s.Fatal(err)
 	}
-	return p.Name
+	out := map[string][]string{}
+	for _, e := range list.Items {
+		if e.Spec.Pod.Namespace == s.namespace && e.Spec.Pod.Name == pod {
+			out[e.Spec.Interface] = append(out[e.Spec.Interface], e.Spec.Address)
+		}
+	}
+	for _, addresses := range out {
+		slices.Sort(addresses)
+	}
+	return out
+}
+
+// runs waits until a pod runs, and returns what its eth0 holds.
+func (s *scenario) runs(name string) []string {
+	s.Helper()
+	s.eventually(func() string {
+		pods, err := s.Running(s.Context(), s.namespace)
+		if err != nil || !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == name }) {
+			return fmt.Sprintf("pod %s does not run (%v)", name, err)
+		}
+		return ""
+	})
+	return s.of(name)["eth0"]
+}
+
+// refused waits until an event of a pod says all of these.
+func (s *scenario) refused(pod, reason string, parts ...string) {
+	s.Helper()
+	s.eventually(func() string {
+		var list corev1.EventList
+		if err := s.List(s.Context(), &list, client.InNamespace(s.namespace)); err != nil {
+			return err.Error()
+		}
+		var last string
+		for _, e := range list.Items {
+			if e.InvolvedObject.Name != pod || e.Reason != reason {
+				continue
+			}
+			last = e.Message
+			if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(e.Message, part) }) {
+				return ""
+			}
+		}
+		return fmt.Sprintf("no %s event of %s says %q; the last: %s", reason, pod, parts, last)
+	})
 }
 
 // template is the pod template of a workload, asking for the scenario's pools.
@@ -97,6 +196,11 @@ func (s *scenario) meta() metav1.ObjectMeta {
 
 // eventually waits until complaint is empty.
 func (s *scenario) eventually(complaint func() string) {
+	s.Helper()
+	s.within(patience, complaint)
+}
+
+func (s *scenario) within(patience time.Duration, complaint func() string) {
 	s.Helper()
 	var last string
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
@@ -149,13 +253,26 @@ func (s *scenario) entries() (out []string) {
 // addresses each, and that pods of different nodes reach each other.
 func (s *scenario) sound(n int) {
 	s.Helper()
+	s.agree(n, 2*n)
+	s.reachable()
+}
+
+// agree checks that pods, ledger and interfaces agree on n pods with so many
+// addresses in all.
+func (s *scenario) agree(n, addresses int) {
+	s.Helper()
 	audit, err := s.Audit(s.Context(), s.namespace)
 	if err != nil {
 		s.Fatal(err)
 	}
-	if audit.Pods != n || audit.Addresses != 2*n || len(audit.Duplicates)+len(audit.Differences) > 0 {
-		s.Fatalf("%+v, want %d pods", audit, n)
+	if audit.Pods != n || audit.Addresses != addresses || len(audit.Duplicates)+len(audit.Differences) > 0 {
+		s.Fatalf("%+v, want %d pods with %d addresses", audit, n, addresses)
 	}
+}
+
+// reachable checks that pods of different nodes reach each other.
+func (s *scenario) reachable() {
+	s.Helper()
 	asked, lost, err := s.PingAll(s.Context(), s.namespace)
 	if err != nil {
 		s.Fatal(err)
