@@ -178,7 +178,7 @@ func TestUpdate(t *testing.T) {
 			if err := create(ctx, c, o); err != nil {
 				t.Fatal(err)
 			}
-			defer c.Delete(ctx, o)
+			defer func() { _ = c.Delete(ctx, o) }()
 			after := object(t, tt.kind, "update", tt.after)
 			after.SetResourceVersion(o.GetResourceVersion())
 			judge(t, c.Update(ctx, after, client.FieldValidation("Strict")), tt.want)

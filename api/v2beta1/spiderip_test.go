@@ -147,7 +147,7 @@ func TestNoFinalizers(t *testing.T) {
 		if err := create(ctx, c, o); err != nil {
 			t.Fatal(err)
 		}
-		defer c.Delete(ctx, o)
+		defer func() { _ = c.Delete(ctx, o) }()
 	}
 	lingering := func() error {
 		return create(ctx, c, held("10.60.1.1", "10.60.1.1", func(ip *v2beta1.SpiderIP) { ip.Finalizers = []string{"example.com/stay"} }), client.DryRunAll)
@@ -168,7 +168,7 @@ func TestSelectableFields(t *testing.T) {
 		if err := create(ctx, c, ip); err != nil {
 			t.Fatal(err)
 		}
-		defer c.Delete(ctx, ip)
+		defer func() { _ = c.Delete(ctx, ip) }()
 	}
 	for _, tt := range []struct {
 		fields client.MatchingFields

@@ -78,7 +78,7 @@ func TestPrinterColumns(t *testing.T) {
 			if err := create(ctx, c, o); err != nil {
 				t.Fatal(err)
 			}
-			defer c.Delete(ctx, o)
+			defer func() { _ = c.Delete(ctx, o) }()
 			if tt.status != "" {
 				o.Object["status"] = parse(t, tt.status).Object["status"]
 				if err := c.Status().Update(ctx, o); err != nil {
@@ -136,7 +136,7 @@ func TestStatus(t *testing.T) {
 	if err := create(ctx, c, pool); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Delete(ctx, pool)
+	defer func() { _ = c.Delete(ctx, pool) }()
 	if pool.Status.ObservedGeneration != 0 {
 		t.Errorf("creation wrote the status: %+v", pool.Status)
 	}

@@ -92,10 +92,14 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 	}
 	e.subject.Interface = ifname
 	e.subject.ClusterNetwork, e.subject.OwnNamespace = e.installed.clusterNetwork, e.installed.namespace
-	network, err := e.subject.Network()
-	if err != nil || network == "" {
-		return nil // only pools that name networks need to know
+	if network, err := e.subject.Network(); err == nil { // else only pools that name networks need to know
+		return e.readConf(ctx, network)
 	}
+	return nil
+}
+
+// readConf reads the configuration of the interface's network, if the API server has it.
+func (e *explanation) readConf(ctx context.Context, network string) error {
 	conf, known, err := confOf(ctx, e.client, network)
 	e.confKnown = known
 	e.subject.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}

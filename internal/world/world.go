@@ -275,9 +275,12 @@ func (w *World) Pools() []*pool.Pool {
 
 // Subject is what the rules of a pool look at, for p.
 func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, error) {
-	node, err := w.metadata(ctx, nodeKind, w.node)
-	if err != nil {
-		return nil, err
+	node := meta(nodeKind)
+	if w.node != "" { // the command line may ask for a pod that has none yet
+		var err error
+		if node, err = w.metadata(ctx, nodeKind, w.node); err != nil {
+			return nil, err
+		}
 	}
 	namespace, err := w.metadata(ctx, namespaceKind, p.Namespace)
 	if err != nil {

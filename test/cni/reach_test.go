@@ -82,7 +82,7 @@ func (n *namespace) ping(t *testing.T, to netip.Addr) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	sent := 0
 	eventually(t, "ping "+to.String(), func() error {
 		sent++

@@ -136,7 +136,7 @@ func killMember(pid int, cgroup string) error {
 	if err != nil {
 		return fmt.Errorf("opening process %d: %w", pid, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !isMember(pid, cgroup) {
 		return nil
 	}

@@ -59,12 +59,12 @@ func (l *Lab) startForwarder() (endpoint string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	socket, err := ln.File()
 	if err != nil {
 		return "", err
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	err = l.startControl("forward", []*os.File{socket}, strings.TrimPrefix(l.apiURL(), "https://"))
 	return "https://" + ln.Addr().String(), err
 }

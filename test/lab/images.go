@@ -151,7 +151,7 @@ func isStatic(path string) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
 		return fmt.Errorf("%s is linked dynamically: install the Debian package busybox-static", path)
 	}
@@ -208,7 +208,7 @@ func (l *Lab) importImage(ctx context.Context, n node, archive string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	cmd := l.NodeCommand(ctx, n.Name, "ctr", "--namespace=k8s.io", "images", "import", "-")
 	cmd.Stdin = f
 	if out, err := cmd.CombinedOutput(); err != nil {

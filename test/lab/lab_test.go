@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -98,7 +99,7 @@ func sideBySide(ctx context.Context, name string) error {
 	}
 	again, err := lab.Up(ctx, lab.Config{Name: name})
 	if err == nil || !strings.Contains(err.Error(), "up already") {
-		return fmt.Errorf("a second Up of the same name: %v, %v", again, err)
+		return fmt.Errorf("a second Up of the same name: %v, %w", again, err)
 	}
 	client, err := kubernetes.NewForConfig(l.API.Config())
 	if err != nil {
@@ -195,7 +196,7 @@ func service(t *testing.T, l *lab.Lab) {
 	eventually(t, "pod a reaches pod b by a service", func() error {
 		out, err := l.Kubectl(ctx, "exec", "a", "--", "wget", "-q", "-O-", "http://"+ip+"/hostname").CombinedOutput()
 		if err != nil || string(out) != "b\n" {
-			return fmt.Errorf("%v: %s", err, out)
+			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil
 	})
@@ -310,7 +311,8 @@ func apply(t *testing.T, l *lab.Lab, yaml string) {
 func output(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.Output()
-	if exit, ok := err.(*exec.ExitError); ok {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
 		t.Fatalf("%s: %v\n%s%s", strings.Join(cmd.Args, " "), err, out, exit.Stderr)
 	}
 	must(t, err)

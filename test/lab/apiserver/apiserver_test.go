@@ -160,7 +160,10 @@ func TestRestartKeepsDataAndAddress(t *testing.T) {
 func TestMetricsOfRequests(t *testing.T) {
 	s := apiserver.ForTest(t)
 	c := must[*http.Client](t)(rest.HTTPClientFor(s.Config()))
-	resp := must[*http.Response](t)(c.Get(s.Endpoint() + "/metrics"))
+	resp, err := c.Get(s.Endpoint() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer resp.Body.Close()
 	var b strings.Builder
 	if err := resp.Write(&b); err != nil || !strings.Contains(b.String(), "\napiserver_request_total{") {

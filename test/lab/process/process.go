@@ -160,7 +160,7 @@ func (p Process) Signal(s unix.Signal) error {
 	if err != nil {
 		return fmt.Errorf("opening process %d (%s): %w", p.PID, p.Name, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !p.Alive() { // the descriptor may be of another process with this id
 		return nil
 	}

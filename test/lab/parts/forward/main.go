@@ -32,14 +32,14 @@ func main() {
 // carry copies both directions, each closed on its own. A target that refuses
 // is told to the client by a reset, which clients take for what it is.
 func carry(client *net.TCPConn, target string) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	c, err := net.Dial("tcp", target)
 	if err != nil {
 		_ = client.SetLinger(0)
 		return
 	}
 	server := c.(*net.TCPConn)
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	var both sync.WaitGroup
 	both.Go(func() { _, _ = io.Copy(server, client); _ = server.CloseWrite() })
 	both.Go(func() { _, _ = io.Copy(client, server); _ = client.CloseWrite() })
