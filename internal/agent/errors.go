@@ -25,7 +25,7 @@ var (
 	errFinished  = errors.New("it gets no address")
 	errConfig    = errors.New("cannot tell which pools to use")
 	errNotHeld   = errors.New("the attachment does not hold what it should")
-	errAway      = errors.New("the API server does not answer")
+	errAway      = errors.New("exhaust all retries, the API server does not answer")
 	errBusy      = errors.New("another call of the container is not done yet")
 	errUnsettled = errors.New("it is not known yet whether a write happened")
 	// errCalled ends a search of an ADD that is called out of the line.

@@ -133,6 +133,9 @@ func TestBench(t *testing.T) {
 				t.Errorf("%s: %v %s for %d ADDs", row.scenario, row.requests[key], key, row.adds)
 			}
 		}
+		if n := row.requests["GET spiderippools"]; n < 1 || n > float64(row.adds) {
+			t.Errorf("%s: %v reads of pools for %d ADDs of one family", row.scenario, n, row.adds)
+		}
 		if n, counted := row.requests["LIST spiderendpoints"]; counted {
 			t.Errorf("%s: %v LISTs of endpoints: those of the bench itself count", row.scenario, n)
 		}
