@@ -329,6 +329,27 @@ func TestPatternWhileWaiting(t *testing.T) {
 	n.adding(nothing, "nothing").refused(t, wire.CodeNoPool, "-db-*: no IPv4 IPPool has such a name")
 }
 
+// TestMalformedDefault: a default pool that is malformed is no secret, and does
+// not keep the others from serving.
+func TestMalformedDefault(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	isDefault := func(p *v2beta1.SpiderIPPool) { p.Spec.Default = ptr(true) }
+	crooked := c.pool("crooked", "fd01::/64", []string{"fd01::20-fd01::10"}, isDefault)
+	n.knowsPools(1)
+	n.adding(c.pod(n, "six"), "six").refused(t, wire.CodeNoPool, "(spec.default)", crooked.Name+": it serves nobody: spec.ips", "fd01::20-fd01::10")
+	good := c.pool("good", "fd01::/64", []string{"fd01::30"}, isDefault)
+	n.knowsPools(2)
+	if got := n.add(c.pod(n, "more"), "more"); got[0] != "fd01::30/64" {
+		t.Errorf("got %v", got)
+	}
+	for _, p := range []*v2beta1.SpiderIPPool{crooked, good} {
+		if err := c.Delete(t.Context(), p); err != nil { // or it would be a default for other tests
+			t.Error(err)
+		}
+	}
+}
+
 // TestTerminatingIsCounted: a refusal tells how many addresses come free next.
 func TestTerminatingIsCounted(t *testing.T) {
 	c := newCluster(t)

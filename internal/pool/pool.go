@@ -110,6 +110,16 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 	return out, nil
 }
 
+// Outline is what can be read of a malformed pool: its name, family and whether
+// it is a default. It has no addresses. nil if not even the subnet can be read.
+func Outline(p *v2beta1.SpiderIPPool) *Pool {
+	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
+	if err != nil {
+		return nil
+	}
+	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default)}
+}
+
 func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
 	whole := addr.MakeSet(addr.PrefixRange(p.Subnet))
 	list := func(name string, texts []string, parse func([]string) (addr.Set, error)) addr.Set {

@@ -260,13 +260,18 @@ func parse(o *v2beta1.SpiderIPPool) (*pool.Pool, error) {
 	return p, nil
 }
 
-// Pools returns all well-formed pools, by name.
+// Pools returns all pools, by name; of malformed ones an outline, so that they
+// are found by pattern or as a default and can be told of.
 func (w *World) Pools() []*pool.Pool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []*pool.Pool
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
-		if p := w.pools[name].pool; p != nil {
+		p := w.pools[name].pool
+		if p == nil {
+			p = pool.Outline(w.pools[name].object)
+		}
+		if p != nil {
 			all = append(all, p)
 		}
 	}
