@@ -87,6 +87,7 @@ const reasonFailed = "IPAllocationFailed"
 func (a *Agent) serveAdd(ctx context.Context, ask *asker) (*wire.Reply, error) {
 	req := ask.req
 	c := container{req.ContainerID, req.Interface}
+	a.applyNoteOf(c)
 	ask.patience = a.table.since(c.id).Add(a.timing.patience)
 	ctx, leave, err := a.table.enter(ctx, c, ask.came.Add(-req.Age))
 	if err != nil {

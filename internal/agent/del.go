@@ -22,7 +22,9 @@ func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 		a.table.spare(c)
 		return nil // nothing is known of it, and nothing will come
 	}
-	if err := wire.WriteNote(wire.NotesDir(a.socket), note); err != nil {
+	err := wire.WriteNote(wire.NotesDir(a.socket), note)
+	a.table.noted(c)
+	if err != nil {
 		a.log.Error("a DEL cannot be noted, it is done before it is answered", "container", note.ContainerID, "error", err)
 		if err := a.bury(ctx, note, false); err != nil {
 			return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("the addresses of container %s cannot be released now, nor noted for later: %v", note.ContainerID, err)}
@@ -111,15 +113,26 @@ func (a *Agent) ensure(ctx context.Context, at *attachment, h *holding) error {
 // there, those of an agent before this one, and those that failed.
 func (a *Agent) applyNotes() {
 	dir := wire.NotesDir(a.socket)
-	pending := a.table.pending()
+	at := time.Now()
 	notes, err := wire.ReadNotes(dir)
 	if err != nil {
 		a.log.Warn("notes of DELs cannot all be read", "directory", dir, "error", err)
 	}
 	for _, note := range notes {
-		if c := (container{note.ContainerID, note.Interface}); !pending[c] {
-			a.table.kill(c)
-		}
+		a.table.obey(container{note.ContainerID, note.Interface}, at)
+		a.later(0, func(ctx context.Context) { a.applyNote(ctx, note) })
+	}
+}
+
+// applyNoteOf does what is noted of a container that is about to be served.
+func (a *Agent) applyNoteOf(c container) {
+	at := time.Now()
+	note, found, err := wire.ReadNote(wire.NotesDir(a.socket), c.id, c.ifname)
+	switch {
+	case err != nil:
+		a.log.Warn("a note of a DEL cannot be read", "container", c.id, "interface", c.ifname, "error", err)
+	case found:
+		a.table.obey(c, at)
 		a.later(0, func(ctx context.Context) { a.applyNote(ctx, note) })
 	}
 }
@@ -144,7 +157,9 @@ func (a *Agent) bury(ctx context.Context, note wire.Note, written bool) error {
 	if err == nil && written {
 		err = wire.RemoveNote(wire.NotesDir(a.socket), note)
 	}
-	end(err == nil)
+	if end(err == nil) {
+		return a.bury(ctx, note, true)
+	}
 	return err
 }
 

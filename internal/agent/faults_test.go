@@ -1227,3 +1227,32 @@ func TestLateReleaseOfAnAddressThatIsUsedAgain(t *testing.T) {
 	n.del(p, "web")
 	c.holds("")
 }
+
+// TestNoteOfAContainerThatIsBack: a plugin that got no answer to its DEL notes
+// it although the agent served it; the container ID is used again before the
+// notes are read. What the ADD is answered stays.
+func TestNoteOfAContainerThatIsBack(t *testing.T) {
+	c := newCluster(t)
+	n := c.machine("n1")
+	n.timing.notes = 300 * time.Millisecond
+	n.start()
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := n.occupy("web", "v4|")
+	n.del(p, "web")
+	note := wire.Note{Network: "underlay", ContainerID: "web", Interface: "eth0", Netns: "/run/netns/web"}
+	for range 3 {
+		if err := wire.WriteNote(wire.NotesDir(n.socket), note); err != nil {
+			t.Fatal(err)
+		}
+		_, err := n.call(wire.VerbAdd, p, "web", "eth0") // it may be refused: nobody knows which came first
+		if err != nil {
+			n.add(p, "web")
+		}
+		time.Sleep(2 * n.timing.notes)
+		if want := "10.1.0.10 n1/web eth0 web"; c.held() != want {
+			t.Errorf("held %q, want %q", c.held(), want)
+		}
+		n.done()
+		n.del(p, "web")
+	}
+}

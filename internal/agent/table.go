@@ -23,7 +23,7 @@ const remembered = 10 * time.Minute
 type table struct {
 	mu          sync.Mutex
 	attachments map[attachmentKey]*attachment
-	bound       map[container]attachmentKey
+	bound       map[container]binding
 	calls       map[container]*call
 	dead        map[container]*death
 	first       map[string]time.Time // when the first ADD of a sandbox came, by container ID
@@ -62,12 +62,20 @@ type holding struct {
 
 func (h *holding) confirmed() bool { return h.pool != nil }
 
-// death is a DEL of a container: when it came, and whether what it held is
-// released.
-type death struct {
+// binding is the attachment of a container, and when its last ADD began to be
+// served.
+type binding struct {
+	key   attachmentKey
 	since time.Time
-	done  chan struct{} // closed when it is
-	busy  bool          // somebody is at it
+}
+
+// death is a DEL of a container, or several: when the last came, and whether
+// what the container held is released.
+type death struct {
+	since   time.Time
+	done    chan struct{} // closed when it is, and no note asks for it any more
+	busy    bool          // somebody is at it
+	writing int           // notes of DELs that are being written
 }
 
 func (d *death) isDone() bool {
@@ -79,16 +87,17 @@ func (d *death) isDone() bool {
 	}
 }
 
-// call is an ADD in progress.
+// call is an ADD in progress, since it entered.
 type call struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
+	since  time.Time
 }
 
 func newTable() *table {
 	return &table{
 		attachments: map[attachmentKey]*attachment{},
-		bound:       map[container]attachmentKey{},
+		bound:       map[container]binding{},
 		calls:       map[container]*call{},
 		dead:        map[container]*death{},
 		first:       map[string]time.Time{},
@@ -118,7 +127,7 @@ func (t *table) enter(ctx context.Context, c container, began time.Time) (_ cont
 			defer t.mu.Unlock()
 			delete(t.dead, c)
 			ctx, cancel := context.WithCancelCause(ctx)
-			mine := &call{cancel: cancel, done: make(chan struct{})}
+			mine := &call{cancel: cancel, done: make(chan struct{}), since: time.Now()}
 			t.calls[c] = mine
 			return ctx, func() { t.leave(c, mine) }, nil
 		}
@@ -138,18 +147,49 @@ func (t *table) leave(c container, mine *call) {
 
 // kill marks c as dead, so that no ADD that began before begins now, and
 // cancels one in progress. It reports whether anything is known of c, which is
-// then to be disposed of.
+// then to be disposed of. The caller writes a note, and noted must follow, or
+// spare if there is nothing to note.
 func (t *table) kill(c container) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	d := t.die(c)
+	d.writing++
+	_, busy := t.calls[c]
+	_, bound := t.bound[c]
+	return busy || bound || d.busy
+}
+
+// noted ends the writing of a note.
+func (t *table) noted(c container) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dead[c].writing--
+}
+
+// obey marks c as dead because a note says so that was there at a time, unless
+// that is known, or an ADD of c was let in later: then what the note asked for
+// was done before.
+func (t *table) obey(c container, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d := t.dead[c]; d != nil && !d.isDone() {
+		return
+	}
+	if running, busy := t.calls[c]; busy && running.since.After(at) || t.bound[c].since.After(at) {
+		return
+	}
+	t.die(c)
+}
+
+// die begins the death of c, or its next. The caller has the lock.
+func (t *table) die(c container) *death {
 	now := time.Now()
 	for other, d := range t.dead {
 		if d.isDone() && now.Sub(d.since) > remembered {
 			delete(t.dead, other)
 		}
 	}
-	running, busy := t.calls[c]
-	if busy {
+	if running, busy := t.calls[c]; busy {
 		running.cancel(errDeleted)
 	}
 	d := t.dead[c]
@@ -158,30 +198,17 @@ func (t *table) kill(c container) bool {
 		t.dead[c] = d
 	}
 	d.since = now
-	_, bound := t.bound[c]
-	return busy || bound || d.busy
+	return d
 }
 
 // spare ends a death that has nothing to release.
 func (t *table) spare(c container) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if d := t.dead[c]; d != nil && !d.busy && !d.isDone() {
+	d := t.dead[c]
+	if d.writing--; d.writing == 0 && !d.busy && !d.isDone() {
 		close(d.done)
 	}
-}
-
-// pending lists the dead containers that are not disposed of.
-func (t *table) pending() map[container]bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := map[container]bool{}
-	for c, d := range t.dead {
-		if !d.isDone() {
-			out[c] = true
-		}
-	}
-	return out
 }
 
 // isDead reports whether a DEL of c was served lately.
@@ -192,8 +219,10 @@ func (t *table) isDead(c container) bool {
 }
 
 // disposing begins the disposal of a dead container, unless one is under way
-// or done. end says whether it succeeded.
-func (t *table) disposing(c container) (end func(bool), ok bool) {
+// or done. end says whether it succeeded. The death is over with it unless a DEL
+// came meanwhile, whose note it may not have seen: then again is true, or that
+// DEL disposes itself.
+func (t *table) disposing(c container) (end func(bool) (again bool), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.dead[c]
@@ -201,13 +230,19 @@ func (t *table) disposing(c container) (end func(bool), ok bool) {
 		return nil, false
 	}
 	d.busy = true
-	return func(done bool) {
+	began := d.since
+	return func(done bool) (again bool) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		d.busy = false
-		if done && !d.isDone() {
+		switch {
+		case !done || d.isDone() || d.writing > 0:
+		case !d.since.Equal(began):
+			return true
+		default:
 			close(d.done)
 		}
+		return false
 	}, true
 }
 
@@ -313,8 +348,8 @@ func (t *table) give(at *attachment) {
 	if len(at.held) == 0 && len(at.doubts) == 0 {
 		t.mu.Lock()
 		delete(t.attachments, at.key)
-		for c, key := range t.bound {
-			if key == at.key {
+		for c, b := range t.bound {
+			if b.key == at.key {
 				delete(t.bound, c)
 			}
 		}
@@ -327,15 +362,15 @@ func (t *table) give(at *attachment) {
 func (t *table) bind(c container, key attachmentKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.bound[c] = key
+	t.bound[c] = binding{key, time.Now()}
 }
 
 // boundTo returns the attachment that c belongs to.
 func (t *table) boundTo(c container) (attachmentKey, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key, ok := t.bound[c]
-	return key, ok
+	b, ok := t.bound[c]
+	return b.key, ok
 }
 
 // of returns what the attachment holds of family f.

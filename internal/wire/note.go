@@ -77,6 +77,18 @@ func ReadNotes(dir string) ([]Note, error) {
 	return notes, errors.Join(failed...)
 }
 
+// ReadNote returns the note of an attachment, if there is one.
+func ReadNote(dir, containerID, ifname string) (note Note, found bool, err error) {
+	content, err := os.ReadFile(filepath.Join(dir, Note{ContainerID: containerID, Interface: ifname}.file()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Note{}, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(content, &note)
+	}
+	return note, err == nil, err
+}
+
 func readNote(dir string, entry fs.DirEntry) (Note, error) {
 	if !entry.Type().IsRegular() {
 		return Note{}, fmt.Errorf("not a regular file but %s", entry.Type())

@@ -236,3 +236,26 @@ func TestNotesFromManySides(t *testing.T) {
 		t.Errorf("unfinished notes left: %v, %v", left, err)
 	}
 }
+
+func TestReadNote(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "notes")
+	if _, found, err := ReadNote(dir, "c1", "eth0"); found || err != nil {
+		t.Errorf("without a directory: found %t, error %v", found, err)
+	}
+	note := Note{Network: "n", ContainerID: "c1", Interface: "eth0", Netns: "/run/netns/x", Pod: Pod{Namespace: "a", Name: "b", UID: "u"}}
+	if err := WriteNote(dir, note); err != nil {
+		t.Fatal(err)
+	}
+	if got, found, err := ReadNote(dir, "c1", "eth0"); got != note || !found || err != nil {
+		t.Errorf("%+v, found %t, error %v", got, found, err)
+	}
+	if _, found, err := ReadNote(dir, "c1", "net1"); found || err != nil {
+		t.Errorf("of another interface: found %t, error %v", found, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, note.file()), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := ReadNote(dir, "c1", "eth0"); found || err == nil {
+		t.Errorf("cut short: found %t, error %v", found, err)
+	}
+}
