@@ -196,14 +196,18 @@ func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.R
 			a.putBack(ctx, at, []*holding{h})
 		}
 	}
+	for _, h := range kept {
+		h.unanswered = false
+	}
 	at.answered, at.reply = ask.req.ContainerID, answer(kept, ask.routes, ask.cleanGateway())
 	a.publish.add(ask.pod, ask.uid, endpointOf(ask.req.Interface, kept, at.reply, ask.cleanGateway()))
 	return at.reply, nil
 }
 
 // keep takes an address of family f that the attachment holds already into the
-// new container, and returns nil if it holds none that its pool still has: of
-// the pool's rules only the ranges are tested for a holder.
+// new container, and returns nil if it holds none that its pool still has. Of
+// the pool's rules only the ranges are tested for a holder; one who was never
+// told the address is none.
 func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
 	if err := ask.hold(ctx, func() error { return a.resolve(ctx, at) }); err != nil && !errors.Is(err, errUnsettled) {
 		return nil, err
@@ -218,18 +222,35 @@ func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Fam
 		} else if err != nil {
 			return nil, away(err)
 		}
-		live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
-		switch {
-		case errors.Is(err, world.ErrNoPool) || err == nil && !live.Addresses.Contains(addressOf(h.entry)):
-			a.putBack(ctx, at, []*holding{h})
-		case err != nil:
-			return nil, away(err)
-		default:
-			h.pool = live
-			return h, nil
+		test := a.stillHas
+		if h.unanswered {
+			test = a.fence
+		}
+		if h, err := test(ctx, at, ask, h, f); !passedOver(err) {
+			return h, away(err)
 		}
 	}
 	return nil, nil
+}
+
+// stillHas is the fence for who has the address: its pool must have it. If not,
+// it is put back, and the error is unservedError or movedError.
+func (a *Agent) stillHas(ctx context.Context, at *attachment, ask *asker, h *holding, _ pool.Family) (*holding, error) {
+	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
+	switch {
+	case errors.Is(err, world.ErrNoPool):
+		err = &unservedError{err.Error()}
+	case err == nil && !live.Addresses.Contains(addressOf(h.entry)):
+		err = &movedError{to: live}
+	case err != nil:
+		return nil, err
+	}
+	if err != nil {
+		a.putBack(ctx, at, []*holding{h})
+		return nil, err
+	}
+	h.pool = live
+	return h, nil
 }
 
 // confirmedFirst orders holdings: of several, the pod bears the confirmed one.
@@ -319,15 +340,17 @@ func (a *Agent) putBack(ctx context.Context, at *attachment, back []*holding) {
 // release frees one holding, or hands it to the oldest ADD that waits for such
 // an address; one that has become somebody else's is left alone.
 func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
-	handed, err := a.handOver(ctx, h)
+	handed, err := a.handOver(ctx, at, h)
 	if err == nil && !handed {
 		err = a.ledger.Release(ctx, h.entry)
 	}
 	if errors.Is(err, ledger.ErrLost) {
 		var now *v2beta1.SpiderIP
 		if now, err = a.reread(ctx, h.entry, at.key); err == nil {
-			if now.Spec.ContainerID != h.entry.Spec.ContainerID {
+			c := container{now.Spec.ContainerID, at.key.ifname}
+			if now.Spec.ContainerID != h.entry.Spec.ContainerID && !a.table.isBuried(c) {
 				h.entry = now // an update without an answer happened after all
+				a.table.bind(c, at.key)
 				return errUnsettled
 			}
 			err = a.ledger.Release(ctx, now)
@@ -344,9 +367,10 @@ func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
 }
 
 // handOver writes an address that is being released to the name of the oldest
-// ADD in line that can use it. That ADD fences it like any other.
-func (a *Agent) handOver(ctx context.Context, h *holding) (bool, error) {
-	w := a.waiters.call(h.entry.Spec.Pool, addressOf(h.entry))
+// ADD in line that can use it, but not of the attachment that gives it up. That
+// ADD fences it like any other.
+func (a *Agent) handOver(ctx context.Context, from *attachment, h *holding) (bool, error) {
+	w := a.waiters.call(h.entry.Spec.Pool, addressOf(h.entry), from)
 	if w == nil {
 		return false, nil
 	}
@@ -363,24 +387,27 @@ func (at *attachment) forget(h *holding) {
 
 // answer is what CNI is told: addresses with the prefix, gateway and routes of
 // the pools as the fence read them, and those of the pod's routes whose gateways
-// are on this interface's subnets.
+// are on this interface's subnets. A route to everything among these stands in
+// for the one by the gateway.
 func answer(held []*holding, routes []pool.Route, cleanGateway bool) *wire.Reply {
 	r := &wire.Reply{}
 	for _, h := range held {
 		p := h.pool
 		r.IPs = append(r.IPs, wire.IP{Address: p.Prefix(addressOf(h.entry)), Gateway: p.Gateway, Pool: p.Name})
-		for _, route := range slices.Concat(p.Routes, routes) {
-			out := wire.Route{Dst: route.Dst, GW: route.GW}
-			if p.Subnet.Contains(route.GW) && !slices.Contains(r.Routes, out) {
-				r.Routes = append(r.Routes, out)
-			}
-		}
+		wanted := slices.Concat(p.Routes, routes)
 		if p.Gateway.IsValid() && !cleanGateway {
 			everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 			if p.Family == pool.IPv6 {
 				everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 			}
-			r.Routes = append(r.Routes, wire.Route{Dst: everything, GW: p.Gateway})
+			wanted = append(wanted, pool.Route{Dst: everything, GW: p.Gateway})
+		}
+		for _, route := range wanted {
+			// Main plugins fail if a route is there, and the first says what counts.
+			known := slices.ContainsFunc(r.Routes, func(o wire.Route) bool { return o.Dst == route.Dst })
+			if p.Subnet.Contains(route.GW) && !known {
+				r.Routes = append(r.Routes, wire.Route{Dst: route.Dst, GW: route.GW})
+			}
 		}
 	}
 	return r

@@ -17,6 +17,11 @@ func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	h, err := a.round(ctx, at, ask, f)
 	var refused *refusedError
 	for errors.As(err, &refused) && len(refused.full) > 0 && ask.patient() {
+		if len(at.doubts) > 0 { // what was sent late may have come
+			if h, err := a.keep(ctx, at, ask, f); h != nil || err != nil {
+				return h, err
+			}
+		}
 		h, err = a.inLine(ctx, at, ask, f, refused)
 	}
 	if errors.As(err, &refused) {
@@ -36,7 +41,7 @@ func (a *Agent) countTerminating(full map[string]*fullError) {
 			continue // it is being served, or released
 		}
 		for _, h := range at.held {
-			if e := full[h.entry.Spec.Pool]; e != nil && a.world.Terminating(h.entry.Spec.Pod.Namespace, h.entry.Spec.Pod.Name, key.pod) {
+			if e := full[h.entry.Spec.Pool]; e != nil && e.candidates.Contains(addressOf(h.entry)) && a.world.Terminating(h.entry.Spec.Pod.Namespace, h.entry.Spec.Pod.Name, key.pod) {
 				e.usage.Terminating++
 				e.usage.Where = " on this node"
 			}
@@ -70,9 +75,7 @@ func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.F
 		return h, orElse(err, errCalled, refused)
 	}
 	h, err = a.fence(ctx, at, ask, handed, f)
-	var unserved *unservedError
-	var moved *movedError
-	if errors.As(err, &unserved) || errors.As(err, &moved) {
+	if passedOver(err) {
 		return nil, refused
 	}
 	return h, err
@@ -83,7 +86,7 @@ func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.F
 func (a *Agent) receive(ctx context.Context, at *attachment, ask *asker, o offer) *holding {
 	switch {
 	case o.err == nil:
-		at.held = append(at.held, &holding{entry: o.entry})
+		at.held = append(at.held, &holding{entry: o.entry, unanswered: true})
 	case errors.Is(o.err, ledger.ErrUnknown):
 		a.doubt(at, o.entry)
 		_ = ask.hold(ctx, func() error { return a.resolve(ctx, at) }) // what it does not tell now stays a doubt
@@ -133,6 +136,7 @@ const minPause = 10 * time.Millisecond
 // full is passed over for the next, or one that refuses meanwhile.
 func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
 	ask.edited = a.world.PoolsChanged()
+	a.wishAgain(ask, f)
 	var candidates []pool.Candidate
 	err := ask.hold(ctx, func() (err error) {
 		candidates, err = a.world.Candidates(ctx, ask.wish, f)
@@ -153,6 +157,17 @@ func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 		}
 	}
 	return nil, refused
+}
+
+// wishAgain looks which pools are defaults now, if those are what the ADD takes
+// from.
+func (a *Agent) wishAgain(ask *asker, f pool.Family) {
+	if ask.wish.Source != pool.FromDefaults {
+		return
+	}
+	if now, err := pool.WishOf(ask.subject, a.world.Pools(), a.families); err == nil && len(now.Names[f]) > 0 {
+		ask.wish.Names[f] = now.Names[f]
+	}
 }
 
 // claimIn claims an address of family f in one pool.

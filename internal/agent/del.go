@@ -7,6 +7,9 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/probe"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -272,8 +275,7 @@ func (a *Agent) load(ctx context.Context) bool {
 		if err != nil {
 			return false
 		}
-		if !at.holds(e.Name) && !at.doubts.has(e.Spec.Address) {
-			at.held = append(at.held, &holding{entry: e})
+		if at.learn(e) {
 			a.table.bind(container{e.Spec.ContainerID, e.Spec.Interface}, at.key)
 		}
 		give()
@@ -282,8 +284,28 @@ func (a *Agent) load(ctx context.Context) bool {
 	return true
 }
 
+// learn makes the attachment hold an entry as it was read, if that is news:
+// what this process has confirmed is not, nor what it has a doubt of.
+func (at *attachment) learn(e *v2beta1.SpiderIP) bool {
+	known := at.holding(e.Name)
+	switch {
+	case known == nil && !at.doubts.has(e.Spec.Address):
+		at.held = append(at.held, &holding{entry: e})
+	case known != nil && !known.confirmed() && isNewer(e, known.entry):
+		known.entry = e
+	default:
+		return false
+	}
+	return true
+}
+
+func isNewer(a, than *v2beta1.SpiderIP) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, than.ResourceVersion)
+	return err == nil && order > 0
+}
+
 // lookAgain loads once more and puts right what came late: an entry beside a
-// confirmed one, and one whose container was deleted in the meantime.
+// confirmed one, and one whose container was disposed of in the meantime.
 func (a *Agent) lookAgain(ctx context.Context) {
 	if !a.load(ctx) {
 		a.later(a.timing.notes, a.lookAgain)
@@ -296,7 +318,7 @@ func (a *Agent) lookAgain(ctx context.Context) {
 		}
 		err = a.trim(ctx, at)
 		for _, h := range slices.Clone(at.held) {
-			if c := (container{h.entry.Spec.ContainerID, key.ifname}); a.table.isDead(c) {
+			if c := (container{h.entry.Spec.ContainerID, key.ifname}); a.table.isBuried(c) {
 				err = errors.Join(err, a.empty(ctx, at, c))
 			}
 		}

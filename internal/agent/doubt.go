@@ -64,7 +64,7 @@ func (a *Agent) resolve(ctx context.Context, at *attachment) error {
 		switch {
 		case err == nil:
 			if !at.holds(found.Name) {
-				at.held = append(at.held, &holding{entry: found})
+				at.held = append(at.held, &holding{entry: found, unanswered: true})
 			}
 		case !errors.Is(err, ledger.ErrLost):
 			return err

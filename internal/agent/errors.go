@@ -23,6 +23,7 @@ var (
 	errStopping  = errors.New("all addresses are taken, and the agent of this node is stopping; try again when it is back")
 	errDeleted   = errors.New("the container was deleted while its addresses were being assigned")
 	errFinished  = errors.New("it gets no address")
+	errTooMany   = errors.New("the search took too long: too many of the pool's addresses are held in the name of other pools")
 	errConfig    = errors.New("cannot tell which pools to use")
 	errNotHeld   = errors.New("the attachment does not hold what it should")
 	errAway      = errors.New("exhaust all retries, the API server does not answer")
@@ -49,6 +50,14 @@ func (e *unservedError) Error() string { return e.why }
 type movedError struct{ to *pool.Pool }
 
 func (e *movedError) Error() string { return "IPPool " + e.to.Name + " was edited meanwhile" }
+
+// passedOver reports whether err says that a pool does not serve, or does not
+// have the address: another may.
+func passedOver(err error) bool {
+	var unserved *unservedError
+	var moved *movedError
+	return errors.As(err, &unserved) || errors.As(err, &moved)
+}
 
 // refusedError tells which pools of a family were tried and why each did not serve.
 type refusedError struct {

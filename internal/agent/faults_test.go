@@ -1256,3 +1256,220 @@ func TestNoteOfAContainerThatIsBack(t *testing.T) {
 		n.del(p, "web")
 	}
 }
+
+// TestRefusedByTheFenceAndNotReleased: the fence refuses an address that was
+// just claimed, and it cannot be released at once. The pod never had it, so the
+// next ADD does not get it either.
+func TestRefusedByTheFenceAndNotReleased(t *testing.T) {
+	for _, why := range []string{"reserved", "disabled", "not for this pod"} {
+		t.Run(why, func(t *testing.T) {
+			c := newCluster(t)
+			claimed := newGate()
+			var stuck atomic.Bool
+			stuck.Store(true)
+			n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+				if r.what == frees && stuck.Load() {
+					return errRefused
+				}
+				err := send(ctx)
+				if r.what == claims && stuck.Load() {
+					_ = claimed.pass(ctx)
+				}
+				return err
+			}))
+			v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+			p := c.pod(n, "web", c.from("v4|"))
+			first := n.adding(p, "c1")
+			c.await("the address is claimed", claimed.reached)
+			switch why {
+			case "reserved":
+				o := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: c.prefix}}
+				o.Spec.IPs = []string{"10.1.0.10"}
+				c.create(o)
+				t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
+				c.eventually("the agent has heard of it", func() bool { return !n.agent.world.Reserved().IsEmpty() })
+			case "disabled":
+				c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Spec.Disable = ptr(true) })
+			default:
+				c.edit(v4, func(p *v2beta1.SpiderIPPool) {
+					p.Spec.PodAffinity = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "another"}}
+				})
+			}
+			claimed.open()
+			if <-first.done; first.err == nil {
+				t.Fatalf("got %v", texts(first.reply))
+			}
+			stuck.Store(false)
+			second := n.adding(p, "c2")
+			if <-second.done; second.err == nil {
+				t.Errorf("first %v; then the pod, which never had it, got %v", first.err, texts(second.reply))
+			}
+			_ = fmt.Sprint()
+		})
+	}
+}
+
+// TestDoubtAndReserved: a claim had no answer, its ADD failed, and then the
+// address was reserved. The pod never had it.
+func TestDoubtAndReserved(t *testing.T) {
+	c := newCluster(t)
+	var away, lost atomic.Bool
+	n := c.machine("n1")
+	n.timing.patience = 300 * time.Millisecond
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if away.Load() {
+			return errRefused
+		}
+		err := send(ctx)
+		if r.what == claims && lost.CompareAndSwap(false, true) {
+			away.Store(true)
+			return errNoReply
+		}
+		return err
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := c.pod(n, "web", c.from("v4|"))
+	n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error())
+	o := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: c.prefix}}
+	o.Spec.IPs = []string{"10.1.0.10"}
+	c.create(o)
+	t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
+	c.eventually("the agent has heard of it", func() bool { return !n.agent.world.Reserved().IsEmpty() })
+	away.Store(false)
+	a := n.adding(p, "c2")
+	if <-a.done; a.err == nil {
+		t.Errorf("got %v, which was reserved before the pod had it", texts(a.reply))
+	}
+}
+
+// TestSecondLookWaitsForSilence: the second look of an agent at the ledger comes
+// while a DEL waits until its interface is silent.
+func TestSecondLookWaitsForSilence(t *testing.T) {
+	c := newCluster(t)
+	n := c.machine("n1")
+	n.timing.second, n.timing.silent = 1500*time.Millisecond, 8*time.Second
+	n.launch()
+	n.eventually("the agent is ready", n.agent.Ready)
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	here := namespace(t, "eth0")
+	in := func(r *wire.Request) { r.Netns = here }
+	p := n.occupy("web", "v4|", in)
+	deleted := time.Now()
+	n.deleted(p, "web", in)
+	for c.held() != "" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if after := time.Since(deleted); after < n.timing.silent {
+		t.Errorf("freed %s after the DEL, the interface is there, and silence is after %s", after, n.timing.silent)
+	}
+	n.done()
+}
+
+// TestLateClaimOfTheOldSandbox: the claim of a pod's first sandbox had no answer.
+// It happens while the ADD of the second one claims the same, only address.
+func TestLateClaimOfTheOldSandbox(t *testing.T) {
+	c := newCluster(t)
+	z := &zombie{cluster: c}
+	var land atomic.Bool
+	n := c.machine("n1")
+	n.timing.patience = 300 * time.Millisecond
+	n.timing.settled = 2 * time.Second
+	n.start(z.funcs(), between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == claims && land.CompareAndSwap(true, false) {
+			z.land()
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := c.pod(n, "web", c.from("v4|"))
+	z.on.Store(true)
+	n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error())
+	z.on.Store(false)
+	land.Store(true)
+	n.agent.timing.patience = 8 * time.Second
+	w := n.adding(p, "c2")
+	<-w.done
+	t.Logf("took %s: %v; held %q", w.took, w.err, c.held())
+	if w.err != nil {
+		t.Errorf("refused after %s, and the address is the pod's own (%q): %v", w.took, c.held(), w.err)
+	}
+}
+
+// TestHandOverThatComesLate: the update that hands an address to an ADD in line
+// is carried out after the agent gave it up.
+func TestHandOverThatComesLate(t *testing.T) {
+	c := newCluster(t)
+	var lost atomic.Bool
+	sent := make(chan *v2beta1.SpiderIP, 1)
+	n := c.machine("n1")
+	n.timing.patience = 6 * time.Second
+	n.timing.notes = requestWait
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == takeOvers && lost.CompareAndSwap(false, true) {
+			sent <- r.object.DeepCopyObject().(*v2beta1.SpiderIP)
+			return errNoReply
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	first := n.occupy("first", "v4|")
+	w := n.lineUp(1, "v4|")[0]
+	n.deleted(first, "first")
+	late := <-sent
+	time.Sleep(500 * time.Millisecond)
+	if err := c.Update(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
+	<-w.done
+	t.Logf("took %s: %v; held %q", w.took, w.err, c.held())
+	if w.err != nil {
+		t.Errorf("refused after %s, and the address is in its name (%q): %v", w.took, c.held(), w.err)
+	}
+	_ = client.Object(nil)
+}
+
+// TestLateTakeOverOfAnAgentThatIsGone: an agent wrote a new container into an
+// entry, was killed after that container's DEL, and the write arrives when the
+// next agent has looked at the ledger once. The container is dead all the same.
+func TestLateTakeOverOfAnAgentThatIsGone(t *testing.T) {
+	for _, looks := range []string{"before", "after"} {
+		t.Run(looks+" the second look", func(t *testing.T) {
+			c := newCluster(t)
+			n := c.machine("n1")
+			n.timing.second = 1500 * time.Millisecond
+			sent, late := newGate(), make(chan *v2beta1.SpiderIP, 1)
+			n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+				if r.what != takeOvers {
+					return send(ctx)
+				}
+				late <- r.object.DeepCopyObject().(*v2beta1.SpiderIP)
+				_ = sent.pass(ctx)
+				return errNoReply
+			}))
+			c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+			p := n.occupy("one", "v4|")
+			two := n.adding(p, "two")
+			c.await("the new container is written", sent.reached)
+			n.deleted(p, "two")
+			<-two.done
+			n.stop()
+			n.launch()
+			n.eventually("the next agent is ready", n.agent.Ready)
+			land := func() {
+				if err := c.Update(t.Context(), <-late); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if looks == "before" {
+				land()
+			}
+			n.eventually("it has looked again", n.agent.looked.Load)
+			n.done()
+			if looks == "after" {
+				land()
+			}
+			n.del(p, "one")
+			c.holds("")
+		})
+	}
+}

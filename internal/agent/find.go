@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -13,7 +14,8 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
-// tries is how many addresses are tried between two LISTs of a pool.
+// tries is how many addresses are tried between two LISTs of a pool, unless
+// they prove to be held in the name of other pools.
 const tries = 8
 
 // search is one ADD looking for a free address in one pool.
@@ -25,8 +27,12 @@ type search struct {
 	scout *scout
 
 	candidates addr.Set
-	// taken are the candidates that were answered "taken" to this ADD.
-	taken []netip.Addr
+	// taken are the candidates that were answered "taken" to this ADD, looked how
+	// many of them when the last LIST came, and batch how many are tried between
+	// two LISTs.
+	taken  []netip.Addr
+	looked int
+	batch  int
 	// listed says that free comes from a LIST that this search waited for.
 	listed bool
 	free   addr.Set
@@ -41,7 +47,7 @@ func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Po
 	if err != nil {
 		return nil, err
 	}
-	s := &search{Agent: a, at: at, ask: ask, pool: p, scout: a.scouts.of(p.Name), candidates: candidates,
+	s := &search{Agent: a, at: at, ask: ask, pool: p, scout: a.scouts.of(p.Name), candidates: candidates, batch: tries,
 		random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
 	known, _ := s.scout.unlikely()
 	s.free = candidates.Minus(known)
@@ -49,13 +55,38 @@ func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Po
 		if h, err := s.try(ctx); h != nil || err != nil {
 			return h, err
 		}
+		if s.knowsBetter() {
+			return nil, s.full()
+		}
 		if err := s.look(ctx); err != nil {
 			return nil, err
 		}
 		if s.free.IsEmpty() {
-			return nil, &fullError{candidates, pool.Usage{Size: candidates.Count(), Reserved: p.Addresses.Minus(a.world.Gives(p)).Count()}}
+			return nil, s.full()
 		}
 	}
+}
+
+func (s *search) full() error {
+	reserved := s.pool.Addresses.Minus(s.world.Gives(s.pool))
+	return &fullError{s.candidates, pool.Usage{Size: s.candidates.Count(), Reserved: reserved.Count()}}
+}
+
+// knowsBetter reports that an ADD in line need not wait for the next LIST to
+// know that the pool is full: the last, which was sent after it came, and what
+// this node learned since leave nothing to try. It waits for the next in line.
+func (s *search) knowsBetter() bool {
+	known, since := s.scout.known()
+	return s.ask.called != nil && since.After(s.ask.came) && s.scout.pause() > 0 && s.left(known).IsEmpty()
+}
+
+// left are the candidates that are neither in a set, nor were answered "taken".
+func (s *search) left(taken addr.Set) addr.Set {
+	left := s.candidates.Minus(taken)
+	for _, a := range s.taken {
+		left = left.Without(a)
+	}
+	return left
 }
 
 // look finds out by a LIST what is free: the first time by any that was sent
@@ -75,13 +106,19 @@ func (s *search) look(ctx context.Context) error {
 		return away(err)
 	}
 	s.ask.seen[s.pool.Name] = l.sent
-	s.free, s.listed = s.candidates.Minus(l.taken), true
-	for _, a := range s.taken {
-		if s.free.Contains(a) {
-			s.free = s.free.Without(a)
+	strangers := 0
+	for i, a := range s.taken {
+		if !l.taken.Contains(a) {
 			s.scout.lost(a, true)
+			if i >= s.looked {
+				strangers++
+			}
 		}
 	}
+	if s.listed && strangers == len(s.taken)-s.looked {
+		s.batch *= 2 // or there would be a LIST for every few of them
+	}
+	s.looked, s.free, s.listed = len(s.taken), s.left(l.taken), true
 	s.scout.judge(l, s.onlyStrangers())
 	return nil
 }
@@ -115,11 +152,14 @@ func (ask *asker) requested(f pool.Family) netip.Addr {
 	return ask.req.RequestedIPs[i]
 }
 
-// try claims up to tries addresses, one after the other, until one is won; after
+// try claims a batch of addresses, one after the other, until one is won; after
 // a LIST also all that are held in the name of other pools, as no LIST tells
 // when those are free.
 func (s *search) try(ctx context.Context) (*holding, error) {
-	for n := 0; n < tries || s.listed && s.onlyStrangers(); n++ {
+	for n := 0; n < s.batch || s.listed && s.onlyStrangers(); n++ {
+		if (n >= s.batch || s.batch > tries) && !s.ask.patient() {
+			return nil, fmt.Errorf("pool %s, %d tried of %s: %w", s.pool.Name, len(s.taken), s.candidates.Count(), errTooMany)
+		}
 		address, ok := s.pick()
 		if !ok {
 			return nil, nil
@@ -169,7 +209,7 @@ func (s *search) claim(ctx context.Context, address netip.Addr) (*holding, error
 		return nil, away(err)
 	}
 	s.scout.use(address)
-	h := &holding{entry: entry}
+	h := &holding{entry: entry, unanswered: true}
 	s.at.held = append(s.at.held, h)
 	return h, nil
 }

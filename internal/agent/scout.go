@@ -94,6 +94,14 @@ func (s *scout) unlikely() (taken, foreign addr.Set) {
 	return s.taken, foreign
 }
 
+// known returns what was last seen taken, and when the LIST was sent on which
+// that rests.
+func (s *scout) known() (taken addr.Set, since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken, s.last.sent
+}
+
 // guesses is how many addresses pick draws before it computes which are left.
 const guesses = 16
 

@@ -373,3 +373,76 @@ func TestTerminatingIsCounted(t *testing.T) {
 	}
 	n.adding(c.pod(n, "late", c.from("web|")), "late").refused(t, wire.CodeTryAgain, "-web: all IP addresses used out: 0 free of 3, 2 terminating on this node")
 }
+
+// TestDefaultRouteTwice: the annotation routes repeats what the pool brings.
+func TestDefaultRouteTwice(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"}, func(p *v2beta1.SpiderIPPool) { p.Spec.Gateway = ptr("10.1.0.1") })
+	p := c.pod(n, "web", c.from("v4|"), c.annotated(v2beta1.AnnotationRoutes, `[{"dst":"0.0.0.0/0","gw":"10.1.0.1"}]`))
+	reply, err := n.call(wire.VerbAdd, p, "web", "eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(reply.Routes) != 1 {
+		t.Errorf("routes %v, want one", reply.Routes)
+	}
+}
+
+// TestNameThatCannotBe: a name that no pool can have does not exist, so the
+// backup serves.
+func TestNameThatCannotBe(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := c.pod(n, "web", c.annotated(v2beta1.AnnotationIPPool, `{"ipv4":["kube-system/v4","%s-v4"]}`))
+	reply, err := n.call(wire.VerbAdd, p, "web", "eth0")
+	t.Logf("%v %#v", reply, err)
+	if err != nil && !strings.Contains(err.Error(), "wrong input") {
+		t.Error(err)
+	}
+	n.adding(c.pod(n, "only", c.annotated(v2beta1.AnnotationIPPool, `{"ipv4":["kube-system/v4"]}`)), "only").refused(t, wire.CodeNoPool)
+}
+
+// TestMalformedDefaultOfTheOtherFamily: a malformed pool serves nobody, others serve.
+func TestMalformedDefaultOfTheOtherFamily(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	isDefault := func(p *v2beta1.SpiderIPPool) { p.Spec.Default = ptr(true) }
+	pools := []*v2beta1.SpiderIPPool{
+		c.pool("good", "10.1.0.0/24", []string{"10.1.0.10"}, isDefault),
+		c.pool("crooked", "fd01::/64", []string{"fd01::20-fd01::10"}, isDefault),
+	}
+	n.knowsPools(2)
+	_, err := n.call(wire.VerbAdd, c.pod(n, "web"), "web", "eth0")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, p := range pools {
+		if err := c.Delete(t.Context(), p); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestDefaultPoolMadeWhileWaiting: an ADD that waits is served by a default pool
+// that is made meanwhile.
+func TestDefaultPoolMadeWhileWaiting(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	isDefault := func(p *v2beta1.SpiderIPPool) { p.Spec.Default = ptr(true) }
+	one := c.pool("one", "10.1.0.0/24", []string{"10.1.0.10"}, isDefault)
+	n.knowsPools(1)
+	n.add(c.pod(n, "first"), "first")
+	late := n.adding(c.pod(n, "late"), "late")
+	n.inLine(1)
+	two := c.pool("two", "10.1.0.0/24", []string{"10.1.0.20"}, isDefault)
+	if <-late.done; late.err != nil {
+		t.Error(late.err)
+	}
+	for _, p := range []*v2beta1.SpiderIPPool{one, two} {
+		if err := c.Delete(t.Context(), p); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -55,6 +55,9 @@ type attachment struct {
 type holding struct {
 	entry *v2beta1.SpiderIP
 	pool  *pool.Pool
+	// unanswered says that nobody was told the address yet: it is no address that
+	// the pod has, and all rules of the pool count.
+	unanswered bool
 	// unsure is when an update of the entry was sent whose answer did not come,
 	// or zero.
 	unsure time.Time
@@ -211,11 +214,12 @@ func (t *table) spare(c container) {
 	}
 }
 
-// isDead reports whether a DEL of c was served lately.
-func (t *table) isDead(c container) bool {
+// isBuried reports whether a DEL of c was served lately, and all is released
+// that was known.
+func (t *table) isBuried(c container) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.dead[c] != nil
+	return t.dead[c] != nil && t.dead[c].isDone()
 }
 
 // disposing begins the disposal of a dead container, unless one is under way

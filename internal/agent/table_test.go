@@ -87,15 +87,15 @@ func TestObey(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.obey(c, before)
-	if ctx.Err() != nil || table.isDead(c) {
+	if ctx.Err() != nil || table.dead[c] != nil {
 		t.Error("a note from before ended an ADD in progress")
 	}
 	table.bind(c, key)
 	leave()
-	if table.obey(c, before); table.isDead(c) {
+	if table.obey(c, before); table.dead[c] != nil {
 		t.Error("a note from before killed a container that was served")
 	}
-	if table.obey(c, time.Now()); !table.isDead(c) {
+	if table.obey(c, time.Now()); table.dead[c] == nil {
 		t.Error("a new note is not obeyed")
 	}
 	if _, _, err := table.enter(t.Context(), c, before); !errors.Is(err, errDeleted) {

@@ -70,13 +70,14 @@ func (w *waiters) leave(who *waiter) bool {
 	return true
 }
 
-// call takes the oldest ADD that can use an address out of the line, or
-// returns nil. Whoever calls must send it an offer.
-func (w *waiters) call(pool string, a netip.Addr) *waiter {
+// call takes the oldest ADD that can use an address out of the line, but not
+// that of the attachment that gives it up, or returns nil. Whoever calls must
+// send it an offer.
+func (w *waiters) call(pool string, a netip.Addr, from *attachment) *waiter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, who := range w.line {
-		if who.wants[pool].Contains(a) {
+		if who.wants[pool].Contains(a) && (from == nil || who.at != from) {
 			w.line = slices.Delete(w.line, i, i+1)
 			close(who.called)
 			return who

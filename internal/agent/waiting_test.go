@@ -577,7 +577,7 @@ func TestLine(t *testing.T) {
 		t.Error("a was called")
 	}
 	a = line.join(nil, at(1), v4)
-	call := func(pool, address string) *waiter { return line.call(pool, netip.MustParseAddr(address)) }
+	call := func(pool, address string) *waiter { return line.call(pool, netip.MustParseAddr(address), nil) }
 	for _, tc := range []struct {
 		pool, address string
 		want          *waiter
@@ -639,7 +639,7 @@ func TestLineRace(t *testing.T) {
 	}
 	for range offers {
 		group.Go(func() {
-			w := line.call("v4", netip.MustParseAddr("10.1.0.1"))
+			w := line.call("v4", netip.MustParseAddr("10.1.0.1"), nil)
 			if w == nil {
 				unused.Add(1)
 				return
@@ -651,4 +651,99 @@ func TestLineRace(t *testing.T) {
 	if served.Load()+left.Load() != adds || served.Load()+unused.Load() != offers || line.length() != 0 {
 		t.Errorf("%d served and %d left of %d, %d offers unused of %d, %d in line", served.Load(), left.Load(), adds, unused.Load(), offers, line.length())
 	}
+}
+
+// TestTwoEditsWhileWaiting: an ADD that waits hears of the second edit of a pool
+// as it does of the first.
+func TestTwoEditsWhileWaiting(t *testing.T) {
+	c := newCluster(t)
+	n := c.machine("n1")
+	n.timing.patience = 6 * time.Second
+	n.start()
+	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	other := c.pool("other", "10.2.0.0/24", []string{"10.2.0.10"})
+	n.occupy("first", "v4|")
+	w := n.lineUp(1, "v4|")[0]
+	began := time.Now()
+	// An edit of a pool that does not concern it.
+	time.Sleep(5500*time.Millisecond - time.Since(began))
+	c.edit(other, func(p *v2beta1.SpiderIPPool) { p.Spec.IPs = []string{"10.2.0.11"} })
+	n.knows(other)
+	time.Sleep(100 * time.Millisecond)
+	c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Spec.IPs = []string{"10.1.0.10-10.1.0.11"} })
+	edited := time.Now()
+	<-w.done
+	t.Logf("ended %s after the edit, took %s, error %v", time.Since(edited), w.took, w.err)
+	if w.err != nil || time.Since(edited) > time.Second {
+		t.Errorf("%v: ended %s after the edit that gives it an address, took %s", w.err, time.Since(edited), w.took)
+	}
+}
+
+// TestStopWhileLooking: an ADD that waits for its next look at a full pool is
+// told why it ends when the agent stops.
+func TestStopWhileLooking(t *testing.T) {
+	c := newCluster(t)
+	n := c.machine("n1")
+	n.timing.grace, n.timing.patience = 300*time.Millisecond, requestWait
+	n.start()
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	other := c.pool("other", "10.2.0.0/24", []string{"10.2.0.10"})
+	n.occupy("first", "v4|")
+	w := n.lineUp(1, "v4|")[0]
+	time.Sleep(3 * time.Second) // the looks are seconds apart
+	c.edit(other, func(p *v2beta1.SpiderIPPool) { p.Spec.IPs = []string{"10.2.0.11"} })
+	n.knows(other)
+	time.Sleep(100 * time.Millisecond)
+	began := time.Now()
+	n.stop()
+	w.refused(t, wire.CodeTryAgain, "stopping")
+	t.Logf("stopped in %s: %v", time.Since(began), w.err)
+}
+
+// TestManyStrangers: all addresses of a pool are held in the name of another
+// one. An ADD gives up when its time is over.
+func TestManyStrangers(t *testing.T) {
+	const strangers, answer = 1000, 5 * time.Millisecond // what a claim takes at an API server that has something to do
+	c := newCluster(t)
+	requests := &counter{}
+	n := c.machine("n1")
+	n.timing.patience = time.Second
+	n.start(requests.funcs(), slowly(answer))
+	c.pool("a", "10.1.0.0/16", []string{"10.1.1.0-10.1.4.231"})
+	c.pool("b", "10.1.0.0/16", []string{"10.1.1.0-10.1.4.231"})
+	var group sync.WaitGroup
+	next := make(chan netip.Addr)
+	for range 8 {
+		group.Go(func() {
+			for a := range next {
+				e := &v2beta1.SpiderIP{}
+				e.Name = a.String()
+				e.Spec = v2beta1.IPSpec{Address: a.String(), Pool: c.prefix + "-a", Node: "elsewhere", Network: "main", Interface: "eth0", Netns: "/run/netns/x",
+					ContainerID: "c1", Pod: v2beta1.IPPod{Namespace: "default", Name: "has", UID: "6f3ce1a4-1111-4e6f-9d6b-0d0c7f3f7a01"}, Use: v2beta1.IPUsePod}
+				if err := c.Create(context.Background(), e); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i, a := 0, netip.MustParseAddr("10.1.1.0"); i < strangers; i, a = i+1, a.Next() {
+		next <- a
+	}
+	close(next)
+	group.Wait()
+	w := n.adding(c.pod(n, "web", c.from("b|")), "web")
+	w.refused(t, wire.CodeTryAgain, "tried of 1000: the search took too long", "other pools")
+	if w.took > 2*n.timing.patience {
+		t.Errorf("took %s, it may wait for %s; %d claims, %d LISTs", w.took, n.timing.patience, requests.of(claims), requests.of(looks))
+	}
+}
+
+// slowly lets claims take a time.
+func slowly(d time.Duration) interceptor.Funcs {
+	return between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what == claims {
+			_ = wait(ctx, time.After(d))
+		}
+		return send(ctx)
+	})
 }

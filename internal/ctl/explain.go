@@ -25,7 +25,7 @@ func isNoMatch(err error) bool { return meta.IsNoMatchError(err) }
 // from others: by the agent's own rules, with nothing claimed. An error means
 // that it cannot be told.
 func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname string, out io.Writer) error {
-	e := &explanation{client: c, ledger: ledger.New(c), out: out}
+	e := &explanation{client: c, out: out}
 	if err := e.read(ctx, pod, ifname); err != nil {
 		return err
 	}
@@ -34,9 +34,7 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 		node = "none yet"
 	}
 	e.say("pod %s, interface %s, node %s", pod, ifname, node)
-	if err := e.holdings(ctx); err != nil {
-		return err
-	}
+	e.holdings()
 	if why := world.Finished(e.pod); why != "" {
 		e.say("gets no address: it %s", why)
 		return nil
@@ -60,10 +58,10 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 // explanation is one run of Explain.
 type explanation struct {
 	client client.Client
-	ledger *ledger.Ledger
 	out    io.Writer
 
 	pod       *corev1.Pod
+	entries   []v2beta1.SpiderIP
 	world     *world.World
 	installed installation
 	subject   *pool.Subject
@@ -82,6 +80,9 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 		return fmt.Errorf("pod %s uses the node's network: no plugin is asked for an address", key)
 	}
 	if e.installed, err = install(ctx, e.client); err != nil {
+		return err
+	}
+	if e.entries, err = ledger.New(e.client).All(ctx); err != nil {
 		return err
 	}
 	if e.world, err = world.Read(ctx, e.client, e.pod.Spec.NodeName); err != nil {
@@ -122,25 +123,16 @@ func (e *explanation) notes(wish pool.Wish) {
 }
 
 // holdings says what the interface has now.
-func (e *explanation) holdings(ctx context.Context) error {
-	var all v2beta1.SpiderIPList
-	opts := []client.ListOption{}
-	if e.pod.Spec.NodeName != "" {
-		opts = append(opts, client.MatchingFields{"spec.node": e.pod.Spec.NodeName})
-	}
-	if err := e.client.List(ctx, &all, opts...); err != nil {
-		return fmt.Errorf("list the SpiderIPs: %w", err)
-	}
+func (e *explanation) holdings() {
 	uid := string(e.pod.UID)
 	if mirrored := e.pod.Annotations[corev1.MirrorPodAnnotationKey]; mirrored != "" {
 		uid = mirrored
 	}
-	for _, ip := range all.Items {
+	for _, ip := range e.entries {
 		if ip.Spec.Pod.UID == uid && ip.Spec.Interface == e.subject.Interface {
 			e.say("holds %s of pool %s (container %s)", ip.Spec.Address, ip.Spec.Pool, ip.Spec.ContainerID)
 		}
 	}
-	return nil
 }
 
 // family says what an ADD would come to for one family.
@@ -178,24 +170,20 @@ func (e *explanation) family(ctx context.Context, wish pool.Wish, f pool.Family)
 	return nil
 }
 
-// usage counts the addresses of a pool, whoever's name they are held in.
+// usage counts the addresses of a pool, in whichever pool's name they are held.
 func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, error) {
 	gives := e.world.Gives(p)
 	u := pool.Usage{Size: gives.Count(), Reserved: p.Addresses.Minus(gives).Count()}
-	entries, err := e.ledger.EntriesOf(ctx, p.Name)
-	if err != nil {
-		return u, err
-	}
-	var held []addr.Range
-	for _, entry := range entries {
-		a, err := addr.ParseAddr(entry.Spec.Address)
-		if err != nil || !gives.Contains(a) {
-			continue
+	var ranges []addr.Range
+	var entries []v2beta1.SpiderIP
+	for _, entry := range e.entries {
+		if a, err := addr.ParseAddr(entry.Spec.Address); err == nil && gives.Contains(a) {
+			one, _ := addr.MakeRange(a, a)
+			ranges, entries = append(ranges, one), append(entries, entry)
 		}
-		one, _ := addr.MakeRange(a, a)
-		held = append(held, one)
 	}
-	u.Free = gives.Minus(addr.MakeSet(held...)).Count()
+	u.Free = gives.Minus(addr.MakeSet(ranges...)).Count()
+	var err error
 	u.Terminating, err = e.terminating(ctx, entries)
 	return u, err
 }

@@ -49,6 +49,19 @@ func installAgents(t *testing.T, c client.Client, conf string) {
 	create(t, c, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "conf"}, Data: map[string]string{"conf.yml": conf}}, set)
 }
 
+// node makes what pods need.
+func node(t *testing.T, c client.Client) {
+	t.Helper()
+	for _, o := range []client.Object{
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a"}}},
+	} {
+		if err := c.Create(t.Context(), o); client.IgnoreAlreadyExists(err) != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func create(t *testing.T, c client.Client, objects ...client.Object) {
 	t.Helper()
 	for _, o := range objects {
@@ -70,8 +83,7 @@ func newPod(name string, annotations map[string]string, edit ...func(*corev1.Pod
 
 func TestExplain(t *testing.T) {
 	c := open(t)
-	create(t, c, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}},
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a"}}})
+	node(t, c)
 	explain := func(pod, ifname string) (string, error) {
 		var out strings.Builder
 		err := Explain(t.Context(), c, client.ObjectKey{Namespace: "default", Name: pod}, ifname, &out)
@@ -179,5 +191,36 @@ func TestParsePod(t *testing.T) {
 		if _, err := ParsePod(text); err == nil {
 			t.Errorf("%q was accepted", text)
 		}
+	}
+}
+
+// TestExplainSharedAddresses: an address that is held in the name of another
+// pool is not free.
+func TestExplainSharedAddresses(t *testing.T) {
+	c := open(t)
+	node(t, c)
+	if err := c.DeleteAllOf(t.Context(), &appsv1.DaemonSet{}, client.InNamespace("default")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DeleteAllOf(t.Context(), &corev1.ConfigMap{}, client.InNamespace("default")); err != nil {
+		t.Fatal(err)
+	}
+	installAgents(t, c, "enableIPv4: true\nenableIPv6: false\n")
+	for _, name := range []string{"a", "b"} {
+		o := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		o.Spec.Subnet, o.Spec.IPs = "10.2.0.0/24", []string{"10.2.0.10"}
+		create(t, c, o)
+	}
+	create(t, c, newPod("shares", map[string]string{v2beta1.AnnotationIPPool: `{"ipv4":["b"]}`}))
+	e := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: "10.2.0.10"}}
+	e.Spec = v2beta1.IPSpec{Address: "10.2.0.10", Pool: "a", Node: "n2", Network: "main", Interface: "eth0", Netns: "/run/netns/x", ContainerID: "c1",
+		Pod: v2beta1.IPPod{Namespace: "default", Name: "other", UID: "6f3ce1a4-1111-4e6f-9d6b-0d0c7f3f7a01"}, Use: v2beta1.IPUsePod}
+	create(t, c, e)
+	var out strings.Builder
+	if err := Explain(t.Context(), c, client.ObjectKey{Namespace: "default", Name: "shares"}, "eth0", &out); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "pool b: 0 free of 1") {
+		t.Errorf("says:\n%s", out.String())
 	}
 }

@@ -109,12 +109,12 @@ func (l *Ledger) OfNode(ctx context.Context, node string) ([]v2beta1.SpiderIP, e
 	return list.Items, nil
 }
 
-// EntriesOf lists the entries in the name of a pool, as of a moment after the
-// call. For people: agents only need OfPool.
-func (l *Ledger) EntriesOf(ctx context.Context, pool string) ([]v2beta1.SpiderIP, error) {
+// All lists all entries, as of a moment after the call. For people: it costs
+// what the cluster is large.
+func (l *Ledger) All(ctx context.Context) ([]v2beta1.SpiderIP, error) {
 	var list v2beta1.SpiderIPList
-	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.pool": pool}); err != nil {
-		return nil, fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
+	if err := l.client.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list the SpiderIPs: %w", err)
 	}
 	return list.Items, nil
 }

@@ -39,10 +39,13 @@ func Choose(s *Subject, f Family, candidates []Candidate) (serve []*Pool, refuse
 
 // rank is the greater, the more narrowly a pool says whom it is for: by pods
 // before nodes, nodes before namespaces, namespaces before networks, and a list
-// of names before a selector.
+// of names before a selector. What decides nothing does not count: a selector
+// beside names, and one that matches all.
 func (p *Pool) rank() (rank int) {
+	says := func(names []string, s labels.Selector) bool { return len(names) == 0 && s != nil && !s.Empty() } // it is looked at
 	for _, bound := range []bool{
-		p.pod != nil, len(p.nodeName) > 0, p.node != nil, len(p.namespace) > 0, p.ns != nil, len(p.multusName) > 0,
+		says(nil, p.pod), len(p.nodeName) > 0, says(p.nodeName, p.node),
+		len(p.namespace) > 0, says(p.namespace, p.ns), len(p.multusName) > 0,
 	} {
 		rank *= 2
 		if bound {

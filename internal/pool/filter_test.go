@@ -178,3 +178,27 @@ func TestMultusName(t *testing.T) {
 		})
 	}
 }
+
+// TestRankOfWhatIsNotLookedAt: beside nodeName, nodeAffinity is not looked at,
+// neither whom the pool serves nor in which order.
+func TestRankOfWhatIsNotLookedAt(t *testing.T) {
+	make := func(name string, edit func(*v2beta1.SpiderIPPool)) Candidate {
+		o := &v2beta1.SpiderIPPool{}
+		o.Name = name
+		o.Spec.Subnet, o.Spec.IPs = "10.1.0.0/16", []string{"10.1.0.9"}
+		edit(o)
+		p, errs := Parse(o)
+		if len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		return Candidate{Name: name, Pool: p}
+	}
+	a := make("node", func(p *v2beta1.SpiderIPPool) { p.Spec.NodeName = []string{"n1"} })
+	b := make("node-and-ignored", func(p *v2beta1.SpiderIPPool) {
+		p.Spec.NodeName, p.Spec.NodeAffinity = []string{"n1"}, selecting("zone", "elsewhere")
+	})
+	serve, refused := Choose(bound(), IPv4, []Candidate{a, b})
+	if len(refused) > 0 || serve[0].Name != "node" {
+		t.Errorf("%s is tried first, refused %v; both serve node n1 and no other rule of theirs is looked at: the list counts", serve[0].Name, refused)
+	}
+}

@@ -67,6 +67,7 @@ type Pool struct {
 	disabled    bool
 	terminating bool
 	foreign     bool
+	malformed   bool
 	nodeName    []string
 	namespace   []string
 	multusName  []string
@@ -117,7 +118,7 @@ func Outline(p *v2beta1.SpiderIPPool) *Pool {
 	if err != nil {
 		return nil
 	}
-	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default)}
+	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default), malformed: true}
 }
 
 func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {

@@ -198,11 +198,18 @@ func ofConf(s *Subject) (Wish, bool, error) {
 	return Wish{Source: "the CNI configuration", Names: s.Conf.Pools}, len(s.Conf.Pools[IPv4])+len(s.Conf.Pools[IPv6]) > 0, nil
 }
 
+// ofDefaults are the pools with spec.default. Malformed ones do not count, or
+// one would break the others; but if there is nothing else they are told of.
 func ofDefaults(pools []*Pool) (Wish, error) {
 	w := Wish{Source: FromDefaults, Names: map[Family][]string{}}
-	for _, p := range pools {
-		if p.Default {
-			w.Names[p.Family] = append(w.Names[p.Family], p.Name)
+	for _, malformed := range []bool{false, true} {
+		for _, p := range pools {
+			if p.Default && p.malformed == malformed {
+				w.Names[p.Family] = append(w.Names[p.Family], p.Name)
+			}
+		}
+		if len(w.Names) > 0 {
+			break
 		}
 	}
 	if len(w.Names) == 0 {

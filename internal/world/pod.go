@@ -110,10 +110,10 @@ func Finished(p *corev1.Pod) string {
 	return ""
 }
 
-// Terminating reports whether a pod of this node is being deleted, or gone.
+// Terminating reports whether a pod of this node is being deleted.
 func (w *World) Terminating(namespace, name, uid string) bool {
 	p := w.CachedPod(context.Background(), client.ObjectKey{Namespace: namespace, Name: name}, uid)
-	return p == nil || p.DeletionTimestamp != nil
+	return p != nil && p.DeletionTimestamp != nil
 }
 
 func (w *World) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {

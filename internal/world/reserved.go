@@ -3,8 +3,10 @@ package world
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -23,44 +25,66 @@ const (
 	readTime = 10 * time.Second
 )
 
+// reservation is what one object reserves, of a version of it.
+type reservation struct {
+	version string
+	set     addr.Set
+}
+
 func (w *World) setReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.reserved[o.Name] = reservedBy(o)
-	w.sumReserved()
-	w.heard = time.Now()
-}
-
-// reservedBy is what one object reserves. Each range counts on its own: one
-// that is malformed must not set the others free.
-func reservedBy(o *v2beta1.SpiderReservedIP) (set addr.Set) {
-	for _, text := range o.Spec.IPs {
-		if r, err := addr.ParseRange(text); err == nil {
-			set = set.Union(addr.MakeSet(r))
-		}
+	w.hear()
+	if known, ok := w.reserved[o.Name]; !ok || newer(o.ResourceVersion, known.version) {
+		w.reserved[o.Name] = reservedBy(o)
 	}
-	return set
 }
 
 func (w *World) dropReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.reserved, o.Name)
-	w.sumReserved()
-	w.heard = time.Now()
+	w.hear()
+	if known := w.reserved[o.Name]; newer(o.ResourceVersion, known.version) {
+		delete(w.reserved, o.Name)
+	}
 }
 
-func (w *World) sumReserved() {
-	w.allReserved = addr.Set{}
-	for _, set := range w.reserved {
-		w.allReserved = w.allReserved.Union(set)
+// hear notes that the watch has brought something. The caller has the lock.
+func (w *World) hear() {
+	w.stale, w.heard = true, time.Now()
+	w.events++
+}
+
+// newer reports whether a version of an object is not older than another: a
+// watch that was late must not undo what was read meanwhile.
+func newer(a, than string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, than)
+	return err != nil || order >= 0
+}
+
+// reservedBy is what one object reserves. Each range counts on its own: one
+// that is malformed must not set the others free.
+func reservedBy(o *v2beta1.SpiderReservedIP) reservation {
+	var ranges []addr.Range
+	for _, text := range o.Spec.IPs {
+		if r, err := addr.ParseRange(text); err == nil {
+			ranges = append(ranges, r)
+		}
 	}
+	return reservation{o.ResourceVersion, addr.MakeSet(ranges...)}
 }
 
 // Reserved is what the reservations keep from everybody.
 func (w *World) Reserved() addr.Set {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stale {
+		var ranges []addr.Range
+		for _, r := range w.reserved {
+			ranges = slices.AppendSeq(ranges, r.set.Ranges())
+		}
+		w.allReserved, w.stale = addr.MakeSet(ranges...), false
+	}
 	return w.allReserved
 }
 
@@ -91,29 +115,34 @@ func (w *World) FreshReserved(ctx context.Context) error {
 	}
 }
 
-// readReserved reads all reservations from the API server.
+// readReserved reads all reservations from the API server. If the watch brings
+// something meanwhile it is alive, and what it brings counts.
 func (w *World) readReserved(ctx context.Context) error {
-	sent := time.Now()
+	w.mu.Lock()
+	sent, events := time.Now(), w.events
+	w.mu.Unlock()
 	var list v2beta1.SpiderReservedIPList
 	if err := w.live.List(ctx, &list); err != nil {
 		return fmt.Errorf("read the SpiderReservedIPs: %w", err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.events != events {
+		return nil
+	}
 	clear(w.reserved)
 	for i := range list.Items {
 		w.reserved[list.Items[i].Name] = reservedBy(&list.Items[i])
 	}
-	w.sumReserved()
-	w.heard = sent
+	w.stale, w.heard = true, sent
 	return nil
 }
 
 // listenReserved notes when the watch of the reservations last brought
 // something, until ctx ends: the version changes with each event and each
 // bookmark.
-func (w *World) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer) {
-	toolscache.WaitForCacheSync(ctx.Done(), informer.HasSynced)
+func (w *World) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer, handled toolscache.InformerSynced) {
+	toolscache.WaitForCacheSync(ctx.Done(), handled)
 	tick := time.NewTicker(listen)
 	defer tick.Stop()
 	for last := ""; ; {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -40,14 +41,17 @@ type World struct {
 	live   client.Reader
 	owners *lru.Cache
 
-	mu       sync.Mutex
-	awaited  map[client.ObjectKey]chan struct{}
-	pools    map[string]parsed
-	edited   chan struct{} // closed at the next edit of any pool
-	reserved map[string]addr.Set
+	mu      sync.Mutex
+	awaited map[client.ObjectKey]chan struct{}
+	pools   map[string]parsed
+	edited  chan struct{}               // closed at the next edit of any pool
+	synced  []toolscache.InformerSynced // everything that the first lists brought was handled
 
-	allReserved addr.Set // the union of reserved
-	heard       time.Time
+	reserved    map[string]reservation
+	allReserved addr.Set // the union of reserved, unless stale
+	stale       bool
+	heard       time.Time // when the watch of the reservations last brought something, or they were read
+	events      int       // of that watch
 	reading     singleflight.Group
 }
 
@@ -117,7 +121,7 @@ func Read(ctx context.Context, live client.Reader, node string) (*World, error) 
 func empty(live client.Reader, node string) *World {
 	return &World{
 		node: node, near: live, live: live, owners: lru.New(4096),
-		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]addr.Set{},
+		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]reservation{},
 		edited: make(chan struct{}),
 	}
 }
@@ -138,21 +142,38 @@ func (w *World) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", watch.object, err)
 		}
-		if _, ok := watch.object.(*v2beta1.SpiderReservedIP); ok {
-			go w.listenReserved(ctx, informer.(toolscache.SharedIndexInformer)) // which all informers of the cache are
-		}
 		if watch.handler == nil {
 			continue
 		}
-		if _, err := informer.AddEventHandler(watch.handler); err != nil {
+		handled, err := informer.AddEventHandler(watch.handler)
+		if err != nil {
 			return fmt.Errorf("watch %T: %w", watch.object, err)
+		}
+		w.handledBy(handled.HasSynced)
+		if _, ok := watch.object.(*v2beta1.SpiderReservedIP); ok {
+			go w.listenReserved(ctx, informer.(toolscache.SharedIndexInformer), handled.HasSynced) // which all informers of the cache are
 		}
 	}
 	return w.cache.Start(ctx)
 }
 
-// Synced waits until all watches have brought their first list, or ctx ends.
-func (w *World) Synced(ctx context.Context) bool { return w.cache.WaitForCacheSync(ctx) }
+func (w *World) handledBy(synced toolscache.InformerSynced) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.synced = append(w.synced, synced)
+}
+
+// Synced waits until all watches have brought their first list and that is
+// known here, or ctx ends.
+func (w *World) Synced(ctx context.Context) bool {
+	if !w.cache.WaitForCacheSync(ctx) {
+		return false
+	}
+	w.mu.Lock()
+	all := slices.Clone(w.synced)
+	w.mu.Unlock()
+	return toolscache.WaitForCacheSync(ctx.Done(), all...)
+}
 
 // on makes an event handler of two functions on one type.
 func on[T any](set, drop func(T)) toolscache.ResourceEventHandler {
@@ -243,6 +264,9 @@ func (w *World) Candidates(ctx context.Context, wish pool.Wish, f pool.Family) (
 
 // ReadPool reads and parses a pool from the API server.
 func ReadPool(ctx context.Context, c client.Reader, name string) (*pool.Pool, error) {
+	if why := validation.NameIsDNSSubdomain(name, false); len(why) > 0 {
+		return nil, fmt.Errorf("no such IPPool, and none can have this name (%s), %w", why[0], ErrNoPool)
+	}
 	o := &v2beta1.SpiderIPPool{}
 	if err := c.Get(ctx, client.ObjectKey{Name: name}, o); apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("no such IPPool, %w", ErrNoPool)
