@@ -295,13 +295,14 @@ func (a *Agent) update(ctx context.Context, h *holding, ask *asker) error {
 }
 
 // reread reads an entry that changed since it was known; ErrLost if it is not
-// the attachment's any more.
+// the attachment's any more, or if it comes from another claim.
 func (a *Agent) reread(ctx context.Context, known *v2beta1.SpiderIP, key attachmentKey) (*v2beta1.SpiderIP, error) {
 	now, err := a.ledger.Get(ctx, known.Name)
 	if err != nil {
 		return known, fmt.Errorf("read SpiderIP %s: %w", known.Name, err)
 	}
-	if now == nil || keyOf(now) != key || now.Spec.Node != known.Spec.Node {
+	another := known.UID != "" && now != nil && now.UID != known.UID
+	if now == nil || another || keyOf(now) != key || now.Spec.Node != known.Spec.Node {
 		return known, ledger.ErrLost
 	}
 	return now, nil
@@ -324,11 +325,8 @@ func (a *Agent) putBack(ctx context.Context, at *attachment, back []*holding) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
 	for _, h := range back {
-		if h == nil {
+		if h == nil || !slices.Contains(at.held, h) {
 			continue
-		}
-		if !slices.Contains(at.held, h) {
-			at.held = append(at.held, h)
 		}
 		h.pool = nil
 		if err := a.release(ctx, at, h); err != nil {

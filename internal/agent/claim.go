@@ -86,7 +86,7 @@ func (a *Agent) inLine(ctx context.Context, at *attachment, ask *asker, f pool.F
 func (a *Agent) receive(ctx context.Context, at *attachment, ask *asker, o offer) *holding {
 	switch {
 	case o.err == nil:
-		at.held = append(at.held, &holding{entry: o.entry, unanswered: true})
+		at.hold(&holding{entry: o.entry, unanswered: true})
 	case errors.Is(o.err, ledger.ErrUnknown):
 		a.doubt(at, o.entry)
 		_ = ask.hold(ctx, func() error { return a.resolve(ctx, at) }) // what it does not tell now stays a doubt

@@ -290,7 +290,7 @@ func (at *attachment) learn(e *v2beta1.SpiderIP) bool {
 	known := at.holding(e.Name)
 	switch {
 	case known == nil && !at.doubts.has(e.Spec.Address):
-		at.held = append(at.held, &holding{entry: e})
+		at.hold(&holding{entry: e})
 	case known != nil && !known.confirmed() && isNewer(e, known.entry):
 		known.entry = e
 	default:

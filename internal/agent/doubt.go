@@ -35,6 +35,8 @@ func (a *Agent) doubt(at *attachment, claim *v2beta1.SpiderIP) {
 	a.log.Warn("the outcome of a claim is unknown", "address", claim.Spec.Address, "pod", claim.Spec.Pod.Namespace+"/"+claim.Spec.Pod.Name)
 	a.metrics.doubts.Inc()
 	at.doubts.clear(claim.Spec.Address)
+	claim = claim.DeepCopy()
+	claim.UID = "" // if it happens, it is another entry than one that was won
 	at.doubts = append(at.doubts, doubt{claim, time.Now()})
 	a.later(a.timing.settled, func(ctx context.Context) { a.settle(ctx, at.key) })
 }
@@ -63,8 +65,8 @@ func (a *Agent) resolve(ctx context.Context, at *attachment) error {
 		found, err := a.reread(ctx, d.claim, at.key)
 		switch {
 		case err == nil:
-			if !at.holds(found.Name) {
-				at.held = append(at.held, &holding{entry: found, unanswered: true})
+			if known := at.holding(found.Name); known == nil || known.entry.UID != found.UID {
+				at.hold(&holding{entry: found, unanswered: true})
 			}
 		case !errors.Is(err, ledger.ErrLost):
 			return err
@@ -89,6 +91,13 @@ func (a *Agent) trim(ctx context.Context, at *attachment) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// hold makes the attachment hold an entry. One that it held of the same name is
+// gone: the ledger has each name once.
+func (at *attachment) hold(h *holding) {
+	at.held = slices.DeleteFunc(at.held, func(o *holding) bool { return o.entry.Name == h.entry.Name })
+	at.held = append(at.held, h)
 }
 
 // holds reports whether the attachment holds the entry of that name.

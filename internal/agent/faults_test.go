@@ -1473,3 +1473,36 @@ func TestLateTakeOverOfAnAgentThatIsGone(t *testing.T) {
 		})
 	}
 }
+
+// TestReleaseWithoutAnswerThenTheSameAddress: an address that the fence refused
+// is released, the answer does not come, and the same ADD wins the address once
+// more, by another claim. What is left of the first is nobody's business.
+func TestReleaseWithoutAnswerThenTheSameAddress(t *testing.T) {
+	c := newCluster(t)
+	var claimed, freed atomic.Bool
+	var v4 *v2beta1.SpiderIPPool
+	exclude := func(ips ...string) {
+		c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Spec.ExcludeIPs = ips })
+	}
+	n := c.patient("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		err := send(ctx)
+		switch {
+		case r.what == claims && claimed.CompareAndSwap(false, true):
+			exclude("10.1.0.10")
+		case r.what == frees && freed.CompareAndSwap(false, true):
+			exclude()
+			return errNoReply
+		}
+		return err
+	}))
+	v4 = c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := c.pod(n, "web", c.from("v4|"))
+	if got := n.add(p, "web"); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v", got)
+	}
+	if want := "10.1.0.10 n1/web eth0 web"; c.held() != want {
+		t.Errorf("held %q, want %q", c.held(), want)
+	}
+	n.del(p, "web")
+	c.holds("")
+}

@@ -210,7 +210,7 @@ func (s *search) claim(ctx context.Context, address netip.Addr) (*holding, error
 	}
 	s.scout.use(address)
 	h := &holding{entry: entry, unanswered: true}
-	s.at.held = append(s.at.held, h)
+	s.at.hold(h)
 	return h, nil
 }
 
