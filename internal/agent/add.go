@@ -222,35 +222,11 @@ func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Fam
 		} else if err != nil {
 			return nil, away(err)
 		}
-		test := a.stillHas
-		if h.unanswered {
-			test = a.fence
-		}
-		if h, err := test(ctx, at, ask, h, f); !passedOver(err) {
+		if h, err := a.fence(ctx, at, ask, h, f); !passedOver(err) {
 			return h, away(err)
 		}
 	}
 	return nil, nil
-}
-
-// stillHas is the fence for who has the address: its pool must have it. If not,
-// it is put back, and the error is unservedError or movedError.
-func (a *Agent) stillHas(ctx context.Context, at *attachment, ask *asker, h *holding, _ pool.Family) (*holding, error) {
-	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
-	switch {
-	case errors.Is(err, world.ErrNoPool):
-		err = &unservedError{err.Error()}
-	case err == nil && !live.Addresses.Contains(addressOf(h.entry)):
-		err = &movedError{to: live}
-	case err != nil:
-		return nil, err
-	}
-	if err != nil {
-		a.putBack(ctx, at, []*holding{h})
-		return nil, err
-	}
-	h.pool = live
-	return h, nil
 }
 
 // confirmedFirst orders holdings: of several, the pod bears the confirmed one.

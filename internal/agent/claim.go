@@ -188,23 +188,20 @@ func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool
 
 // fence follows every write that gives the attachment an address: the pool is
 // read live, after the API server answered the write, and must still serve the
-// pod and give the address. If not, the address is put back, and the error is
-// unservedError or movedError.
+// pod and give the address. Who was told the address before has it: then the
+// pool must have it, and nothing else. If not, the address is put back, and the
+// error is unservedError or movedError.
 func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holding, f pool.Family) (*holding, error) {
 	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
-	if err == nil {
-		err = ask.hold(ctx, func() error { return a.world.FreshReserved(ctx) })
-	}
 	switch {
 	case errors.Is(err, world.ErrNoPool):
 		err = &unservedError{err.Error()}
-	case err != nil:
-	default:
-		if why := live.Refuses(ask.subject, f); why != "" {
-			err = &unservedError{why}
-		} else if !a.world.Gives(live).Contains(addressOf(h.entry)) {
-			err = &movedError{to: live}
-		}
+	case err != nil && !h.unanswered:
+		return nil, err // it stays what the pod has
+	case err == nil && h.unanswered:
+		err = a.admits(ctx, live, ask, h, f)
+	case err == nil && !live.Addresses.Contains(addressOf(h.entry)):
+		err = &movedError{to: live}
 	}
 	if err != nil {
 		a.putBack(ctx, at, []*holding{h})
@@ -212,6 +209,20 @@ func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holdin
 	}
 	h.pool = live
 	return h, nil
+}
+
+// admits says why a pool does not give an address to one who never had it.
+func (a *Agent) admits(ctx context.Context, live *pool.Pool, ask *asker, h *holding, f pool.Family) error {
+	if err := ask.hold(ctx, func() error { return a.world.FreshReserved(ctx) }); err != nil {
+		return err
+	}
+	if why := live.Refuses(ask.subject, f); why != "" {
+		return &unservedError{why}
+	}
+	if !a.world.Gives(live).Contains(addressOf(h.entry)) {
+		return &movedError{to: live}
+	}
+	return nil
 }
 
 // liveOf is the pool as of a moment after the call.

@@ -23,7 +23,7 @@ var (
 	errStopping  = errors.New("all addresses are taken, and the agent of this node is stopping; try again when it is back")
 	errDeleted   = errors.New("the container was deleted while its addresses were being assigned")
 	errFinished  = errors.New("it gets no address")
-	errTooMany   = errors.New("the search took too long: too many of the pool's addresses are held in the name of other pools")
+	errTooMany   = errors.New("the search took too long: too many of the pool's addresses are held in the name of other pools; let pools share fewer addresses")
 	errConfig    = errors.New("cannot tell which pools to use")
 	errNotHeld   = errors.New("the attachment does not hold what it should")
 	errAway      = errors.New("exhaust all retries, the API server does not answer")

@@ -115,7 +115,7 @@ func (s *search) look(ctx context.Context) error {
 			}
 		}
 	}
-	if s.listed && strangers == len(s.taken)-s.looked {
+	if s.listed && strangers > 0 && strangers == len(s.taken)-s.looked {
 		s.batch *= 2 // or there would be a LIST for every few of them
 	}
 	s.looked, s.free, s.listed = len(s.taken), s.left(l.taken), true

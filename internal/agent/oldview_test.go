@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -29,6 +28,19 @@ func (s *still) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// freezesPools lets the watch of the pools bring nothing once frozen is set.
+func (n *node) freezesPools(frozen *atomic.Bool) {
+	n.transport = func(next http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(r)
+			if err == nil && strings.Contains(r.URL.Path, "spiderippools") && r.URL.Query().Get("watch") != "" {
+				resp.Body = &still{resp.Body, frozen, r.Context().Done()}
+			}
+			return resp, err
+		})
+	}
+}
+
 // TestOldViewOfAPool: the watch of the pools brings nothing, and an address that
 // comes free was taken out of the pool. An ADD that waits must not claim it
 // again and again.
@@ -38,15 +50,7 @@ func TestOldViewOfAPool(t *testing.T) {
 	var frozen atomic.Bool
 	n, other := c.machine("n1"), c.node("n2")
 	n.timing.patience = 6 * time.Second
-	n.transport = func(next http.RoundTripper) http.RoundTripper {
-		return tripper(func(r *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(r)
-			if err == nil && strings.Contains(r.URL.Path, "spiderippools") && r.URL.Query().Get("watch") != "" {
-				resp.Body = &still{resp.Body, &frozen, r.Context().Done()}
-			}
-			return resp, err
-		})
-	}
+	n.freezesPools(&frozen)
 	n.start(requests.funcs())
 	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
 	n.knows(v4)
@@ -58,7 +62,6 @@ func TestOldViewOfAPool(t *testing.T) {
 	requests.reset()
 	other.del(first, "first")
 	<-w.done
-	t.Logf("%v; %s", w.err, requests)
 	if tries := requests.of(claims); tries > 5 {
 		t.Errorf("%d claims, %d updates, %d releases, %d LISTs in %s", tries, requests.of(takeOvers), requests.of(frees), requests.of(looks), w.took)
 	}
@@ -72,15 +75,7 @@ func TestDisabledWhileTheViewIsOld(t *testing.T) {
 	var frozen atomic.Bool
 	n, other := c.machine("n1"), c.node("n2")
 	n.timing.patience = 6 * time.Second
-	n.transport = func(next http.RoundTripper) http.RoundTripper {
-		return tripper(func(r *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(r)
-			if err == nil && strings.Contains(r.URL.Path, "spiderippools") && r.URL.Query().Get("watch") != "" {
-				resp.Body = &still{resp.Body, &frozen, r.Context().Done()}
-			}
-			return resp, err
-		})
-	}
+	n.freezesPools(&frozen)
 	n.start(requests.funcs())
 	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	n.knows(v4)
@@ -95,5 +90,3 @@ func TestDisabledWhileTheViewIsOld(t *testing.T) {
 		t.Errorf("%d claims, %d updates, %d releases, %d LISTs in %s", tries, requests.of(takeOvers), requests.of(frees), requests.of(looks), w.took)
 	}
 }
-
-var _ = context.Background

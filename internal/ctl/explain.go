@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -18,8 +17,6 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/world"
 )
-
-func isNoMatch(err error) bool { return meta.IsNoMatchError(err) }
 
 // Explain writes from which pools an interface of a pod is served, and why not
 // from others: by the agent's own rules, with nothing claimed. An error means
@@ -60,12 +57,13 @@ type explanation struct {
 	client client.Client
 	out    io.Writer
 
-	pod       *corev1.Pod
-	entries   []v2beta1.SpiderIP
-	world     *world.World
-	installed installation
-	subject   *pool.Subject
-	confKnown bool
+	pod         *corev1.Pod
+	entries     []v2beta1.SpiderIP
+	world       *world.World
+	installed   installation
+	subject     *pool.Subject
+	confKnown   bool
+	matchParent bool // the configuration wants it; only the node can tell
 }
 
 func (e *explanation) say(format string, args ...any) { fmt.Fprintf(e.out, format+"\n", args...) }
@@ -104,7 +102,7 @@ func (e *explanation) readConf(ctx context.Context, network string) error {
 	conf, known, err := confOf(ctx, e.client, network)
 	e.confKnown = known
 	e.subject.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
-	e.subject.Conf.MatchParent = conf.IPAM.MatchMasterSubnet
+	e.matchParent = conf.IPAM.MatchMasterSubnet
 	return err
 }
 
@@ -116,9 +114,8 @@ func (e *explanation) notes(wish pool.Wish) {
 	if !e.confKnown && (wish.Source == "" || wish.Source == pool.FromDefaults) {
 		e.say("note: the CNI configuration is on the node and not seen from here; pools that it names (default_ipv4_ippool, default_ipv6_ippool) come before spec.default")
 	}
-	if e.subject.Conf.MatchParent {
+	if e.matchParent {
 		e.say("note: match_master_subnet is set; the addresses of the parent interface are known on the node only")
-		e.subject.Conf.MatchParent = false
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -98,7 +99,7 @@ func confOf(ctx context.Context, c client.Reader, network string) (conf netConf,
 	nad := &unstructured.Unstructured{}
 	nad.SetGroupVersionKind(schema.GroupVersionKind{Group: "k8s.cni.cncf.io", Version: "v1", Kind: "NetworkAttachmentDefinition"})
 	switch err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, nad); {
-	case apierrors.IsNotFound(err), err != nil && isNoMatch(err):
+	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
 		return conf, false, nil
 	case err != nil:
 		return conf, false, fmt.Errorf("read the network %s: %w", network, err)

@@ -44,6 +44,7 @@ type World struct {
 	mu      sync.Mutex
 	awaited map[client.ObjectKey]chan struct{}
 	pools   map[string]parsed
+	sorted  []*pool.Pool                // of pools; nil after an edit
 	edited  chan struct{}               // closed at the next edit of any pool
 	synced  []toolscache.InformerSynced // everything that the first lists brought was handled
 
@@ -196,7 +197,7 @@ func (w *World) setPool(o *v2beta1.SpiderIPPool) {
 		return
 	}
 	p, err := parse(o)
-	w.pools[o.Name] = parsed{o, p, err}
+	w.pools[o.Name], w.sorted = parsed{o, p, err}, nil
 	close(w.edited)
 	w.edited = make(chan struct{})
 }
@@ -222,6 +223,7 @@ func (w *World) dropPool(o *v2beta1.SpiderIPPool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.pools, o.Name)
+	w.sorted = nil
 }
 
 // ErrNoPool means that a pool does not exist or is malformed, and serves nobody.
@@ -286,20 +288,26 @@ func parse(o *v2beta1.SpiderIPPool) (*pool.Pool, error) {
 
 // Pools returns all pools, by name; of malformed ones an outline, so that they
 // are found by pattern or as a default and can be told of.
+//
+// The slice is shared and made again only after an edit: an ADD must not cost
+// what there are pools.
 func (w *World) Pools() []*pool.Pool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var all []*pool.Pool
+	if w.sorted != nil {
+		return w.sorted
+	}
+	w.sorted = []*pool.Pool{}
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
 		p := w.pools[name].pool
 		if p == nil {
 			p = pool.Outline(w.pools[name].object)
 		}
 		if p != nil {
-			all = append(all, p)
+			w.sorted = append(w.sorted, p)
 		}
 	}
-	return all
+	return w.sorted
 }
 
 // Subject is what the rules of a pool look at, for p.
