@@ -26,8 +26,8 @@ import (
 
 	"github.com/spidernet-io/spiderpool/internal/agent"
 	"github.com/spidernet-io/spiderpool/internal/config"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // requestTime bounds every request to the API server, on both sides: what was
@@ -98,11 +98,11 @@ func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Lo
 	live.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &bounded{next: next, slots: make(chan struct{}, requests)}
 	})
-	c, err := client.New(live, client.Options{Scheme: world.Scheme()})
+	c, err := client.New(live, client.Options{Scheme: facts.Scheme()})
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare the client: %w", err)
 	}
-	w, err := world.New(watch, c, env.NodeName)
+	w, err := facts.New(watch, c, env.NodeName)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,8 +115,8 @@ func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Lo
 	return agent.New(agent.Options{
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, Families: families(conf),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
-		Client: c, World: w, Log: log,
-		Events: broadcaster.NewRecorder(world.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
+		Client: c, Facts: w, Log: log,
+		Events: broadcaster.NewRecorder(facts.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil
 }
 

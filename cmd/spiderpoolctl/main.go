@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/internal/ctl"
-	"github.com/spidernet-io/spiderpool/internal/world"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 )
 
 func main() {
@@ -66,7 +66,7 @@ func connect(kubeconfig string) (client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
-	scheme := world.Scheme()
+	scheme := facts.Scheme()
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}

@@ -12,10 +12,10 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // asker is one ADD: who asks and for what, and how far it has come.
@@ -24,11 +24,11 @@ type asker struct {
 	// came is when the request came; patience is until when it may wait.
 	came, patience time.Time
 
-	uid     string // of the attachment, as CNI gave it
-	pod     *corev1.Pod
-	subject *pool.Subject
-	wish    pool.Wish
-	routes  []pool.Route // of the pod, for any of its interfaces
+	uid        string // of the attachment, as CNI gave it
+	pod        *corev1.Pod
+	podContext *pool.PodContext
+	selection  pool.Selection
+	routes     []pool.Route // of the pod, for any of its interfaces
 
 	// waited is how long it stood in line.
 	waited time.Duration
@@ -114,7 +114,7 @@ func (a *Agent) serveAdd(ctx context.Context, ask *asker) (*wire.Reply, error) {
 // terminating or has finished gets no address.
 func (a *Agent) who(ctx context.Context, ask *asker) error {
 	req := ask.req
-	pod, err := a.world.Pod(ctx, req.Pod.Namespace, req.Pod.Name, req.Pod.UID)
+	pod, err := a.facts.Pod(ctx, req.Pod.Namespace, req.Pod.Name, req.Pod.UID)
 	if err != nil {
 		return err
 	}
@@ -122,18 +122,18 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	if ask.uid == "" {
 		ask.uid = string(pod.UID)
 	}
-	if why := world.Finished(pod); why != "" {
+	if why := facts.Finished(pod); why != "" {
 		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
 	}
-	if ask.subject, err = a.world.Subject(ctx, pod); err != nil {
+	if ask.podContext, err = a.facts.PodContext(ctx, pod); err != nil {
 		return err
 	}
-	ask.subject.Interface, ask.subject.Conf = req.Interface, confOf(req)
-	ask.subject.ClusterNetwork, ask.subject.OwnNamespace = a.clusterNetwork, a.namespace
-	if ask.wish, err = pool.WishOf(ask.subject, a.world.Pools(), a.families); err != nil {
+	ask.podContext.Interface, ask.podContext.Conf = req.Interface, confOf(req)
+	ask.podContext.ClusterNetwork, ask.podContext.OwnNamespace = a.clusterNetwork, a.namespace
+	if ask.selection, err = pool.SelectionOf(ask.podContext, a.facts.Pools(), a.families); err != nil {
 		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
 	}
-	if ask.routes, err = pool.RoutesOf(ask.subject); err != nil {
+	if ask.routes, err = pool.RoutesOf(ask.podContext); err != nil {
 		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
 	}
 	return ask.checkRequested()
@@ -150,10 +150,10 @@ func confOf(req *wire.Request) pool.Conf {
 
 // cleanGateway reports whether the interface gets no default route.
 func (ask *asker) cleanGateway() bool {
-	if ask.wish.CleanGateway != nil {
-		return *ask.wish.CleanGateway
+	if ask.selection.CleanGateway != nil {
+		return *ask.selection.CleanGateway
 	}
-	return ask.subject.Conf.CleanGateway
+	return ask.podContext.Conf.CleanGateway
 }
 
 // checkRequested refuses addresses that nobody could be given: without a pool
@@ -164,8 +164,8 @@ func (ask *asker) checkRequested() error {
 		if first := ask.requested(f); first != ip {
 			return fmt.Errorf("%w: the addresses %s and %s are asked for, one of a family can be given", errConfig, first, ip)
 		}
-		if len(ask.wish.Names[f]) == 0 {
-			return fmt.Errorf("%w: the address %s is asked for, and %s names no %s pool", errConfig, ip, ask.wish.Source, f)
+		if len(ask.selection.Names[f]) == 0 {
+			return fmt.Errorf("%w: the address %s is asked for, and %s names no %s pool", errConfig, ip, ask.selection.Source, f)
 		}
 	}
 	return nil
@@ -177,7 +177,7 @@ func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.R
 	at.reply = nil
 	var kept, claimed []*holding
 	for _, f := range pool.Families {
-		if len(ask.wish.Names[f]) == 0 {
+		if len(ask.selection.Names[f]) == 0 {
 			continue
 		}
 		h, err := a.keep(ctx, at, ask, f)

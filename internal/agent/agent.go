@@ -15,10 +15,10 @@ import (
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 const (
@@ -69,7 +69,7 @@ type Options struct {
 	Namespace, ClusterNetwork string
 	// Client reads live (uncached); its rest.Config.Timeout bounds each request.
 	Client client.Client
-	World  *world.World
+	Facts  *facts.Facts
 	// Events records what people should see on their pods.
 	Events record.EventRecorder
 	Log    *slog.Logger
@@ -83,7 +83,7 @@ type Agent struct {
 
 	namespace, clusterNetwork string
 
-	world   *world.World
+	facts   *facts.Facts
 	ledger  *ledger.Ledger
 	live    *shared[*pool.Pool]
 	scouts  *scouts
@@ -111,17 +111,17 @@ func New(o Options) *Agent {
 	m := newMetrics(line.length)
 	return &Agent{
 		node: o.Node, socket: o.Socket, families: o.Families, namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
-		world: o.World, events: o.Events, log: o.Log,
+		facts: o.Facts, events: o.Events, log: o.Log,
 		ledger: l,
 		live: share(func(ctx context.Context, name string) (*pool.Pool, error) {
-			return world.ReadPool(ctx, o.Client, name)
+			return facts.ReadPool(ctx, o.Client, name)
 		}),
 		scouts:  newScouts(l.OfPool, m.lists.Inc),
 		waiters: line,
 		metrics: m,
 		timing:  production,
 		table:   t,
-		publish: newPublisher(o.Client, o.World, o.Node, o.Log, t, line),
+		publish: newPublisher(o.Client, o.Facts, o.Node, o.Log, t, line),
 	}
 }
 
@@ -137,7 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.life = ctx
 	defer a.background.Wait()
 	group.Go(func() error { return wire.Serve(ctx, listener, a.timing.grace, a.handle) })
-	group.Go(func() error { return a.world.Run(ctx) })
+	group.Go(func() error { return a.facts.Run(ctx) })
 	group.Go(func() error { return a.publish.run(ctx) })
 	group.Go(func() error { return a.recover(ctx) })
 	return group.Wait()

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"time"
 
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // claim gives the attachment a new address of family f. If every pool of the
-// wish that would serve it is full, it waits in line: for an address that this
+// selection that would serve it is full, it waits in line: for an address that this
 // node releases, for an edit of a pool, and for the time to look again.
 func (a *Agent) claim(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
 	h, err := a.round(ctx, at, ask, f)
@@ -41,7 +41,7 @@ func (a *Agent) countTerminating(full map[string]*fullError) {
 			continue // it is being served, or released
 		}
 		for _, h := range at.held {
-			if e := full[h.entry.Spec.Pool]; e != nil && e.candidates.Contains(addressOf(h.entry)) && a.world.Terminating(h.entry.Spec.Pod.Namespace, h.entry.Spec.Pod.Name, key.pod) {
+			if e := full[h.entry.Spec.Pool]; e != nil && e.candidates.Contains(addressOf(h.entry)) && a.facts.Terminating(h.entry.Spec.Pod.Namespace, h.entry.Spec.Pod.Name, key.pod) {
 				e.usage.Terminating++
 				e.usage.Where = " on this node"
 			}
@@ -132,20 +132,20 @@ func (a *Agent) idle(ctx context.Context, w *waiter) error {
 // that is due.
 const minPause = 10 * time.Millisecond
 
-// round tries the pools that serve the wish, once. Only a pool that is proven
+// round tries the pools that serve the selection, once. Only a pool that is proven
 // full is passed over for the next, or one that refuses meanwhile.
 func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
-	ask.edited = a.world.PoolsChanged()
-	a.wishAgain(ask, f)
+	ask.edited = a.facts.PoolsChanged()
+	a.selectAgain(ask, f)
 	var candidates []pool.Candidate
 	err := ask.hold(ctx, func() (err error) {
-		candidates, err = a.world.Candidates(ctx, ask.wish, f)
+		candidates, err = a.facts.Candidates(ctx, ask.selection, f)
 		return err
 	})
 	if err != nil {
 		return nil, away(err)
 	}
-	serve, refusals := pool.Choose(ask.subject, f, candidates)
+	serve, refusals := pool.Choose(ask.podContext, f, candidates)
 	refused := newRefused(ask, f, refusals)
 	for _, p := range serve {
 		h, err := a.claimIn(ctx, at, ask, p, f)
@@ -159,14 +159,14 @@ func (a *Agent) round(ctx context.Context, at *attachment, ask *asker, f pool.Fa
 	return nil, refused
 }
 
-// wishAgain looks which pools are defaults now, if those are what the ADD takes
+// selectAgain looks which pools are defaults now, if those are what the ADD takes
 // from.
-func (a *Agent) wishAgain(ask *asker, f pool.Family) {
-	if ask.wish.Source != pool.FromDefaults {
+func (a *Agent) selectAgain(ask *asker, f pool.Family) {
+	if ask.selection.Source != pool.FromDefaults {
 		return
 	}
-	if now, err := pool.WishOf(ask.subject, a.world.Pools(), a.families); err == nil && len(now.Names[f]) > 0 {
-		ask.wish.Names[f] = now.Names[f]
+	if now, err := pool.SelectionOf(ask.podContext, a.facts.Pools(), a.families); err == nil && len(now.Names[f]) > 0 {
+		ask.selection.Names[f] = now.Names[f]
 	}
 }
 
@@ -194,7 +194,7 @@ func (a *Agent) claimIn(ctx context.Context, at *attachment, ask *asker, p *pool
 func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holding, f pool.Family) (*holding, error) {
 	live, err := a.liveOf(ctx, ask, h.entry.Spec.Pool)
 	switch {
-	case errors.Is(err, world.ErrNoPool):
+	case errors.Is(err, facts.ErrNoPool):
 		err = &unservedError{err.Error()}
 	case err != nil && !h.unanswered:
 		return nil, err // it stays what the pod has
@@ -213,13 +213,13 @@ func (a *Agent) fence(ctx context.Context, at *attachment, ask *asker, h *holdin
 
 // admits says why a pool does not give an address to one who never had it.
 func (a *Agent) admits(ctx context.Context, live *pool.Pool, ask *asker, h *holding, f pool.Family) error {
-	if err := ask.hold(ctx, func() error { return a.world.FreshReserved(ctx) }); err != nil {
+	if err := ask.hold(ctx, func() error { return a.facts.FreshReserved(ctx) }); err != nil {
 		return err
 	}
-	if why := live.Refuses(ask.subject, f); why != "" {
+	if why := live.Refuses(ask.podContext, f); why != "" {
 		return &unservedError{why}
 	}
-	if !a.world.Gives(live).Contains(addressOf(h.entry)) {
+	if !a.facts.Gives(live).Contains(addressOf(h.entry)) {
 		return &movedError{to: live}
 	}
 	return nil

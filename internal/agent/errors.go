@@ -12,10 +12,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 var (
@@ -61,12 +61,12 @@ func passedOver(err error) bool {
 
 // refusedError tells which pools of a family were tried and why each did not serve.
 type refusedError struct {
-	ifname string
-	family pool.Family
-	wish   pool.Wish
-	asked  netip.Addr // valid if one address was asked for
-	why    []reason
-	full   map[string]*fullError // the pools that were full
+	ifname    string
+	family    pool.Family
+	selection pool.Selection
+	asked     netip.Addr // valid if one address was asked for
+	why       []reason
+	full      map[string]*fullError // the pools that were full
 }
 
 // reason is why one pool did not serve.
@@ -76,7 +76,7 @@ type reason struct {
 }
 
 func newRefused(ask *asker, f pool.Family, refusals []pool.Refusal) *refusedError {
-	e := &refusedError{ifname: ask.req.Interface, family: f, wish: ask.wish, asked: ask.requested(f), full: map[string]*fullError{}}
+	e := &refusedError{ifname: ask.req.Interface, family: f, selection: ask.selection, asked: ask.requested(f), full: map[string]*fullError{}}
 	for _, r := range refusals {
 		e.add(r.Pool, &unservedError{r.Why})
 	}
@@ -109,7 +109,7 @@ func (e *refusedError) wants() map[string]addr.Set {
 }
 
 func (e *refusedError) Error() string {
-	out := pool.Unserved{Interface: e.ifname, Family: e.family, Wish: e.wish}
+	out := pool.Unserved{Interface: e.ifname, Family: e.family, Selection: e.selection}
 	for _, r := range e.why {
 		out.Why = append(out.Why, pool.Refusal{Pool: r.pool, Why: r.err.Error()})
 	}
@@ -134,7 +134,7 @@ func transient(err error) bool {
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, errDeleted):
 		return false
-	case errors.Is(err, ledger.ErrUnknown), errors.Is(err, world.ErrNoMirror), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, ledger.ErrUnknown), errors.Is(err, facts.ErrNoMirror), errors.Is(err, context.DeadlineExceeded):
 		return true
 	case errors.As(err, &status):
 		s := status.Status()
@@ -170,8 +170,8 @@ func code(err error) uint {
 		is   error
 		code uint
 	}{
-		{world.ErrNoPod, wire.CodeEnvironment},
-		{world.ErrOtherPod, wire.CodeEnvironment},
+		{facts.ErrNoPod, wire.CodeEnvironment},
+		{facts.ErrOtherPod, wire.CodeEnvironment},
 		{errFinished, wire.CodeEnvironment},
 		{errConfig, wire.CodeConfig},
 		{errNotHeld, wire.CodeUnknownContainer},

@@ -31,8 +31,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/wire"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // request is one that an agent sends to the API server: "create SpiderIP".
@@ -181,12 +181,12 @@ func (c *cluster) holds(want string) {
 // knows waits until the node's watch has brought a pool as it is now.
 func (n *node) knows(p *v2beta1.SpiderIPPool) {
 	n.t.Helper()
-	want, err := world.ReadPool(n.t.Context(), n.Client, p.Name)
+	want, err := facts.ReadPool(n.t.Context(), n.Client, p.Name)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.eventually("the watch has brought pool "+p.Name, func() bool {
-		for _, known := range n.agent.world.Pools() {
+		for _, known := range n.agent.facts.Pools() {
 			if known.Name == p.Name {
 				return known.UID == want.UID && known.Addresses.Equal(want.Addresses)
 			}
@@ -680,7 +680,7 @@ func TestStalePod(t *testing.T) {
 	if got := n.add(p, "c2"); got[0] != "10.2.0.10/24" {
 		t.Errorf("got %v, as the earlier pod asked for", got)
 	}
-	if n.agent.world.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil {
+	if n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil {
 		t.Error("the watch was not behind")
 	}
 	n.del(p, "c2")
@@ -693,7 +693,7 @@ func TestWebhookDown(t *testing.T) {
 	c := newCluster(t)
 	n := c.node("n1")
 	p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"}, func(p *v2beta1.SpiderIPPool) { p.Labels = map[string]string{"test": c.prefix} })
-	scheme := world.Scheme()
+	scheme := facts.Scheme()
 	if err := admissionv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -971,7 +971,7 @@ func TestGC(t *testing.T) {
 	}
 	c.pool("full6", "fd00::/64", nil)
 	c.eventually("the watch has brought the pod's edit", func() bool {
-		known := n.agent.world.CachedPod(t.Context(), client.ObjectKeyFromObject(busy), string(busy.UID))
+		known := n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(busy), string(busy.UID))
 		return known != nil && known.Annotations[v2beta1.AnnotationIPPool] == busy.Annotations[v2beta1.AnnotationIPPool]
 	})
 	going := n.adding(busy, "busy2", on)
@@ -1287,7 +1287,7 @@ func TestRefusedByTheFenceAndNotReleased(t *testing.T) {
 				o.Spec.IPs = []string{"10.1.0.10"}
 				c.create(o)
 				t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
-				c.eventually("the agent has heard of it", func() bool { return !n.agent.world.Reserved().IsEmpty() })
+				c.eventually("the agent has heard of it", func() bool { return !n.agent.facts.Reserved().IsEmpty() })
 			case "disabled":
 				c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Spec.Disable = ptr(true) })
 			default:
@@ -1334,7 +1334,7 @@ func TestDoubtAndReserved(t *testing.T) {
 	o.Spec.IPs = []string{"10.1.0.10"}
 	c.create(o)
 	t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
-	c.eventually("the agent has heard of it", func() bool { return !n.agent.world.Reserved().IsEmpty() })
+	c.eventually("the agent has heard of it", func() bool { return !n.agent.facts.Reserved().IsEmpty() })
 	away.Store(false)
 	a := n.adding(p, "c2")
 	if <-a.done; a.err == nil {

@@ -68,7 +68,7 @@ func (a *Agent) find(ctx context.Context, at *attachment, ask *asker, p *pool.Po
 }
 
 func (s *search) full() error {
-	reserved := s.pool.Addresses.Minus(s.world.Gives(s.pool))
+	reserved := s.pool.Addresses.Minus(s.facts.Gives(s.pool))
 	return &fullError{s.candidates, pool.Usage{Size: s.candidates.Count(), Reserved: reserved.Count()}}
 }
 
@@ -132,7 +132,7 @@ func (s *search) onlyStrangers() bool {
 // candidates are the addresses of a pool that an ADD may get: all that are not
 // reserved, or the one that was asked for.
 func (a *Agent) candidates(ask *asker, p *pool.Pool, f pool.Family) (addr.Set, error) {
-	all := a.world.Gives(p)
+	all := a.facts.Gives(p)
 	asked := ask.requested(f)
 	if !asked.IsValid() {
 		return all, nil

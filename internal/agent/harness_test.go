@@ -28,9 +28,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
-	"github.com/spidernet-io/spiderpool/internal/world"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -54,7 +54,7 @@ const requestWait = 30 * time.Second
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	scheme := world.Scheme()
+	scheme := facts.Scheme()
 	if err := rbacv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -248,18 +248,18 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 	}
 	live := rest.CopyConfig(watch)
 	live.Timeout = 10 * time.Second
-	c, err := client.NewWithWatch(live, client.Options{Scheme: world.Scheme()})
+	c, err := client.NewWithWatch(live, client.Options{Scheme: facts.Scheme()})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	for _, f := range faults {
 		c = interceptor.NewClient(c, f)
 	}
-	w, err := world.New(watch, c, n.name)
+	w, err := facts.New(watch, c, n.name)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, World: w, Events: record.NewFakeRecorder(1000),
+	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, Facts: w, Events: record.NewFakeRecorder(1000),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	n.agent.timing = n.timing
 	ctx, cancel := context.WithCancel(context.Background())

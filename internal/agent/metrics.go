@@ -126,7 +126,7 @@ func (m *metrics) ended(kind *meter, took, waited time.Duration, err error) {
 	switch {
 	case errors.As(err, &refused) && len(refused.full) > 0:
 		m.usedOut.Inc()
-	case errors.As(err, &refused), errors.Is(err, pool.ErrNoWish):
+	case errors.As(err, &refused), errors.Is(err, pool.ErrNoSelection):
 		m.noPool.Inc()
 	case errors.Is(err, errAway):
 		kind.exhausted.Inc()

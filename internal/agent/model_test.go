@@ -616,7 +616,7 @@ type slot struct {
 
 	replacing sync.Mutex
 	pod       *corev1.Pod // guarded by model.mu
-	wish      string
+	selection string
 }
 
 var wishes = []string{"a|", "b|", "a,b|", "b|c", "a,b|c", "|c"}
@@ -635,19 +635,19 @@ func (s *slot) replace(r *rand.Rand) {
 			s.t.Errorf("delete pod %s: %v", s.name, err)
 		}
 	}
-	wish := wishes[r.IntN(len(wishes))]
+	selection := wishes[r.IntN(len(wishes))]
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.prefix, Name: s.name, Annotations: map[string]string{}},
 		Spec:       corev1.PodSpec{NodeName: s.node.name, AutomountServiceAccountToken: ptr(false), Containers: []corev1.Container{{Name: "c", Image: "localhost/pause:1"}}},
 	}
-	s.from(wish)(p)
+	s.from(selection)(p)
 	if err := s.Create(ctx, p); err != nil {
 		s.t.Errorf("create pod %s: %v", s.name, err)
 	}
-	s.log(nil, "        pod %s is now %s, wants %s", s.name, p.UID[:4], wish)
+	s.log(nil, "        pod %s is now %s, wants %s", s.name, p.UID[:4], selection)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pod, s.wish = p, wish
+	s.pod, s.selection = p, selection
 }
 
 // seat is an attachment: one interface of one pod.
@@ -712,7 +712,7 @@ func (s *slot) seat(ifname string) *seat {
 	defer s.mu.Unlock()
 	key := string(s.pod.UID) + "/" + ifname
 	if _, ok := s.seats[key]; !ok {
-		v4, v6, _ := strings.Cut(s.wish, "|")
+		v4, v6, _ := strings.Cut(s.selection, "|")
 		s.seats[key] = &seat{slot: s, pod: s.pod, ifname: ifname, pools: map[pool.Family][]string{
 			pool.IPv4: strings.FieldsFunc(v4, func(r rune) bool { return r == ',' }),
 			pool.IPv6: strings.FieldsFunc(v6, func(r rune) bool { return r == ',' })}}
@@ -1358,14 +1358,14 @@ func (m *model) probe(r *rand.Rand) {
 	m.mu.Lock()
 	switch keys := []string{p.String()}; {
 	case b.dirty != (code != 0):
-		m.violated(keys, "when all is quiet an ADD that wants %s is answered %v, with code %d expected; held:\n%s", probe.wish, b.told, code, m.cluster.held())
+		m.violated(keys, "when all is quiet an ADD that wants %s is answered %v, with code %d expected; held:\n%s", probe.selection, b.told, code, m.cluster.held())
 	case code == 0:
 		var got []string
 		for _, a := range b.told {
 			got = append(got, strings.TrimPrefix(m.leases[a].pool, m.prefix+"-"))
 		}
 		if !slices.Equal(got, want) {
-			m.violated(keys, "when all is quiet an ADD that wants %s is served from %v, not %v; held:\n%s", probe.wish, got, want, m.cluster.held())
+			m.violated(keys, "when all is quiet an ADD that wants %s is served from %v, not %v; held:\n%s", probe.selection, got, want, m.cluster.held())
 		}
 	}
 	m.mu.Unlock()
@@ -1381,7 +1381,7 @@ func (m *model) current(s *site) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, b := range m.basins {
-		p, err := s.node.agent.world.Pool(context.Background(), name)
+		p, err := s.node.agent.facts.Pool(context.Background(), name)
 		v := b.now()
 		if b.object == nil {
 			if err == nil {
@@ -1389,11 +1389,11 @@ func (m *model) current(s *site) bool {
 			}
 			continue
 		}
-		if err != nil || (p.Refuses(&pool.Subject{}, b.family) == "") != v.serves {
+		if err != nil || (p.Refuses(&pool.PodContext{}, b.family) == "") != v.serves {
 			return false
 		}
 		for _, a := range b.all {
-			if s.node.agent.world.Gives(p).Contains(a) != slices.Contains(v.addresses, a) {
+			if s.node.agent.facts.Gives(p).Contains(a) != slices.Contains(v.addresses, a) {
 				return false
 			}
 		}

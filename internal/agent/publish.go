@@ -16,9 +16,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 const (
@@ -35,7 +35,7 @@ const (
 // tools read.
 type publisher struct {
 	client client.Client
-	world  *world.World
+	facts  *facts.Facts
 	node   string
 	log    *slog.Logger
 	table  *table
@@ -57,9 +57,9 @@ type endpoint struct {
 	found bool
 }
 
-func newPublisher(c client.Client, w *world.World, node string, log *slog.Logger, t *table, line *waiters) *publisher {
+func newPublisher(c client.Client, w *facts.Facts, node string, log *slog.Logger, t *table, line *waiters) *publisher {
 	return &publisher{
-		client: c, world: w, node: node, log: log, table: t, line: line, pods: map[string]*endpoint{},
+		client: c, facts: w, node: node, log: log, table: t, line: line, pods: map[string]*endpoint{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 }
@@ -150,9 +150,9 @@ func (p *publisher) write(ctx context.Context, uid string) error {
 	if !ok {
 		return nil
 	}
-	pod, err := p.world.Pod(ctx, e.pod.Namespace, e.pod.Name, uid)
+	pod, err := p.facts.Pod(ctx, e.pod.Namespace, e.pod.Name, uid)
 	switch {
-	case world.Gone(err), err == nil && pod.DeletionTimestamp != nil && len(e.interfaces) == 0:
+	case facts.Gone(err), err == nil && pod.DeletionTimestamp != nil && len(e.interfaces) == 0:
 		p.forget(uid)
 		return nil
 	case err != nil:
@@ -231,7 +231,7 @@ func (p *publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e end
 // object is the endpoint of a pod as it should be: named after the pod, owned
 // by it, so that it goes with it, without finalizer.
 func (p *publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v2beta1.SpiderEndpoint, error) {
-	top, err := p.world.TopOwner(ctx, pod)
+	top, err := p.facts.TopOwner(ctx, pod)
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func (a *Agent) publishFound(ctx context.Context, entries []v2beta1.SpiderIP) {
 	pods := map[string]client.ObjectKey{}
 	for i := range entries {
 		e := &entries[i]
-		p, err := a.world.Pool(ctx, e.Spec.Pool)
+		p, err := a.facts.Pool(ctx, e.Spec.Pool)
 		if err != nil {
 			continue // its prefix is not known; the next ADD publishes what it gives
 		}

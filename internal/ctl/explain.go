@@ -13,9 +13,9 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
-	"github.com/spidernet-io/spiderpool/internal/world"
 )
 
 // Explain writes from which pools an interface of a pod is served, and why not
@@ -26,26 +26,26 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 	if err := e.read(ctx, pod, ifname); err != nil {
 		return err
 	}
-	node := e.subject.Node
+	node := e.podContext.Node
 	if node == "" {
 		node = "none yet"
 	}
 	e.say("pod %s, interface %s, node %s", pod, ifname, node)
 	e.holdings()
-	if why := world.Finished(e.pod); why != "" {
+	if why := facts.Finished(e.pod); why != "" {
 		e.say("gets no address: it %s", why)
 		return nil
 	}
-	wish, err := pool.WishOf(e.subject, e.world.Pools(), e.installed.families)
+	selection, err := pool.SelectionOf(e.podContext, e.facts.Pools(), e.installed.families)
 	if err != nil {
 		e.say("refused: %v", err)
 	}
-	e.notes(wish)
+	e.notes(selection)
 	for _, f := range pool.Families {
-		if len(wish.Names[f]) == 0 {
+		if len(selection.Names[f]) == 0 {
 			continue
 		}
-		if err := e.family(ctx, wish, f); err != nil {
+		if err := e.family(ctx, selection, f); err != nil {
 			return err
 		}
 	}
@@ -59,9 +59,9 @@ type explanation struct {
 
 	pod         *corev1.Pod
 	entries     []v2beta1.SpiderIP
-	world       *world.World
+	facts       *facts.Facts
 	installed   installation
-	subject     *pool.Subject
+	podContext  *pool.PodContext
 	confKnown   bool
 	matchParent bool // the configuration wants it; only the node can tell
 }
@@ -83,15 +83,15 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 	if e.entries, err = ledger.New(e.client).All(ctx); err != nil {
 		return err
 	}
-	if e.world, err = world.Read(ctx, e.client, e.pod.Spec.NodeName); err != nil {
+	if e.facts, err = facts.Read(ctx, e.client, e.pod.Spec.NodeName); err != nil {
 		return err
 	}
-	if e.subject, err = e.world.Subject(ctx, e.pod); err != nil {
+	if e.podContext, err = e.facts.PodContext(ctx, e.pod); err != nil {
 		return err
 	}
-	e.subject.Interface = ifname
-	e.subject.ClusterNetwork, e.subject.OwnNamespace = e.installed.clusterNetwork, e.installed.namespace
-	if network, err := e.subject.Network(); err == nil { // else only pools that name networks need to know
+	e.podContext.Interface = ifname
+	e.podContext.ClusterNetwork, e.podContext.OwnNamespace = e.installed.clusterNetwork, e.installed.namespace
+	if network, err := e.podContext.Network(); err == nil { // else only pools that name networks need to know
 		return e.readConf(ctx, network)
 	}
 	return nil
@@ -101,17 +101,17 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 func (e *explanation) readConf(ctx context.Context, network string) error {
 	conf, known, err := confOf(ctx, e.client, network)
 	e.confKnown = known
-	e.subject.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
+	e.podContext.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
 	e.matchParent = conf.IPAM.MatchMasterSubnet
 	return err
 }
 
 // notes says what only the node knows.
-func (e *explanation) notes(wish pool.Wish) {
-	if wish.Source != "" {
-		e.say("pools from %s", wish.Source)
+func (e *explanation) notes(selection pool.Selection) {
+	if selection.Source != "" {
+		e.say("pools from %s", selection.Source)
 	}
-	if !e.confKnown && (wish.Source == "" || wish.Source == pool.FromDefaults) {
+	if !e.confKnown && (selection.Source == "" || selection.Source == pool.FromDefaults) {
 		e.say("note: the CNI configuration is on the node and not seen from here; pools that it names (default_ipv4_ippool, default_ipv6_ippool) come before spec.default")
 	}
 	if e.matchParent {
@@ -126,20 +126,20 @@ func (e *explanation) holdings() {
 		uid = mirrored
 	}
 	for _, ip := range e.entries {
-		if ip.Spec.Pod.UID == uid && ip.Spec.Interface == e.subject.Interface {
+		if ip.Spec.Pod.UID == uid && ip.Spec.Interface == e.podContext.Interface {
 			e.say("holds %s of pool %s (container %s)", ip.Spec.Address, ip.Spec.Pool, ip.Spec.ContainerID)
 		}
 	}
 }
 
 // family says what an ADD would come to for one family.
-func (e *explanation) family(ctx context.Context, wish pool.Wish, f pool.Family) error {
-	candidates, err := e.world.Candidates(ctx, wish, f)
+func (e *explanation) family(ctx context.Context, selection pool.Selection, f pool.Family) error {
+	candidates, err := e.facts.Candidates(ctx, selection, f)
 	if err != nil {
 		return err
 	}
-	serve, refused := pool.Choose(e.subject, f, candidates)
-	unserved := &pool.Unserved{Interface: e.subject.Interface, Family: f, Wish: wish, Why: refused}
+	serve, refused := pool.Choose(e.podContext, f, candidates)
+	unserved := &pool.Unserved{Interface: e.podContext.Interface, Family: f, Selection: selection, Why: refused}
 	e.say("%s, in the order in which pools are tried:", f)
 	first := ""
 	for i, p := range serve {
@@ -169,7 +169,7 @@ func (e *explanation) family(ctx context.Context, wish pool.Wish, f pool.Family)
 
 // usage counts the addresses of a pool, in whichever pool's name they are held.
 func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, error) {
-	gives := e.world.Gives(p)
+	gives := e.facts.Gives(p)
 	u := pool.Usage{Size: gives.Count(), Reserved: p.Addresses.Minus(gives).Count()}
 	var ranges []addr.Range
 	var entries []v2beta1.SpiderIP

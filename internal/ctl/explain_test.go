@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
-	"github.com/spidernet-io/spiderpool/internal/world"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -25,7 +25,7 @@ func open(t *testing.T) client.Client {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	scheme := world.Scheme()
+	scheme := facts.Scheme()
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Candidate is a pool that an ADD may take from by its wish, or why there is
+// Candidate is a pool that an ADD may take from by its selection, or why there is
 // none of that name.
 type Candidate struct {
 	Name string
@@ -22,7 +22,7 @@ type Refusal struct{ Pool, Why string }
 // Choose returns those candidates that serve s with family f, in the order in
 // which they are tried, and why the others do not. Those made for fewer pods
 // come first (see rank), and among equals the order given counts.
-func Choose(s *Subject, f Family, candidates []Candidate) (serve []*Pool, refused []Refusal) {
+func Choose(s *PodContext, f Family, candidates []Candidate) (serve []*Pool, refused []Refusal) {
 	for _, c := range candidates {
 		if c.Pool != nil {
 			c.Why = c.Pool.Refuses(s, f)
@@ -59,7 +59,7 @@ func (p *Pool) rank() (rank int) {
 // Rules are tried in a fixed order and the first reason counts. nodeName
 // stands before nodeAffinity and namespaceName before namespaceAffinity: where
 // the list is set, the selector beside it is not looked at.
-func (p *Pool) Refuses(s *Subject, f Family) string {
+func (p *Pool) Refuses(s *PodContext, f Family) string {
 	switch {
 	case p.terminating:
 		return "it is being deleted"
@@ -70,7 +70,7 @@ func (p *Pool) Refuses(s *Subject, f Family) string {
 	case p.foreign:
 		return "its status holds addresses of an older Spiderpool: run 'spiderpoolctl migrate' first"
 	}
-	for _, rule := range []func(*Subject) string{p.refusesNode, p.refusesNamespace, p.refusesPod, p.refusesNetwork, p.refusesParent} {
+	for _, rule := range []func(*PodContext) string{p.refusesNode, p.refusesNamespace, p.refusesPod, p.refusesNetwork, p.refusesParent} {
 		if why := rule(s); why != "" {
 			return why
 		}
@@ -78,18 +78,18 @@ func (p *Pool) Refuses(s *Subject, f Family) string {
 	return ""
 }
 
-func (p *Pool) refusesNode(s *Subject) string {
+func (p *Pool) refusesNode(s *PodContext) string {
 	return unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels)
 }
 
-func (p *Pool) refusesNamespace(s *Subject) string {
+func (p *Pool) refusesNamespace(s *PodContext) string {
 	return unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels)
 }
 
-func (p *Pool) refusesPod(s *Subject) string { return unmatched("Pod", nil, p.pod, "", s.PodLabels) }
+func (p *Pool) refusesPod(s *PodContext) string { return unmatched("Pod", nil, p.pod, "", s.PodLabels) }
 
 // refusesNetwork binds a pool to Multus networks, if it names any.
-func (p *Pool) refusesNetwork(s *Subject) string {
+func (p *Pool) refusesNetwork(s *PodContext) string {
 	if len(p.multusName) == 0 {
 		return ""
 	}
@@ -107,7 +107,7 @@ func (p *Pool) refusesNetwork(s *Subject) string {
 
 // refusesParent keeps pods on the parent interface's own subnet, if the network
 // configuration wants that.
-func (p *Pool) refusesParent(s *Subject) string {
+func (p *Pool) refusesParent(s *PodContext) string {
 	if !s.Conf.MatchParent || slices.ContainsFunc(s.Conf.Parent, p.Subnet.Contains) {
 		return ""
 	}

@@ -47,9 +47,9 @@ func selecting(k, v string) *metav1.LabelSelector {
 	return &metav1.LabelSelector{MatchLabels: map[string]string{k: v}}
 }
 
-// bound is the subject that every bond is made for.
-func bound() *Subject {
-	return &Subject{
+// bound is the podContext that every bond is made for.
+func bound() *PodContext {
+	return &PodContext{
 		Node: "n1", NodeLabels: map[string]string{"zone": "a"},
 		Namespace: "shop", NamespaceLabels: map[string]string{"team": "blue"},
 		PodLabels: map[string]string{"app": "web"},
@@ -162,7 +162,7 @@ func TestMultusName(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		pool *Pool
-		s    *Subject
+		s    *PodContext
 		why  string
 	}{
 		{"no Multus, not asked for", parsed(t, "p"), without, ""},

@@ -19,7 +19,7 @@ type network struct{ name, ifname string }
 // k8s.v1.cni.cncf.io/networks: a JSON list, or [namespace/]name[@interface]
 // with commas between. The n-th, from 1, is net<n> unless it says otherwise
 // (Kubernetes Network Custom Resource Definition De-facto Standard 1.3, §4.1).
-func (s *Subject) networks() ([]network, error) {
+func (s *PodContext) networks() ([]network, error) {
 	const key = v2beta1.AnnotationMultusNetworks
 	text := strings.TrimSpace(s.PodAnnotations[key])
 	var elements []element
@@ -74,7 +74,7 @@ func (e element) in(namespace string) string {
 // defaultNetwork is the network of eth0: what the pod chooses by the annotation
 // v1.multus-cni.io/default-network, else that of the cluster; "" if neither
 // says.
-func (s *Subject) defaultNetwork() (string, error) {
+func (s *PodContext) defaultNetwork() (string, error) {
 	const key = v2beta1.AnnotationMultusDefaultNetwork
 	text := strings.TrimSpace(s.PodAnnotations[key])
 	if text == "" {
@@ -95,7 +95,7 @@ func (s *Subject) defaultNetwork() (string, error) {
 
 // Network returns the Multus network of the interface, as "namespace/name". It
 // is an error if nothing says which it is.
-func (s *Subject) Network() (string, error) {
+func (s *PodContext) Network() (string, error) {
 	if s.Interface == firstInterface {
 		name, err := s.defaultNetwork()
 		if err == nil && name == "" {
@@ -117,7 +117,7 @@ func (s *Subject) Network() (string, error) {
 
 // position is the place of the interface in the pod: 0 is eth0, n the n-th
 // entry of the annotation k8s.v1.cni.cncf.io/networks.
-func (s *Subject) position() (int, error) {
+func (s *PodContext) position() (int, error) {
 	if s.Interface == firstInterface {
 		return 0, nil
 	}
@@ -129,7 +129,7 @@ func (s *Subject) position() (int, error) {
 	return i + 1, err
 }
 
-func (s *Subject) indexIn(all []network) (int, error) {
+func (s *PodContext) indexIn(all []network) (int, error) {
 	for i, n := range all {
 		if n.ifname == s.Interface {
 			return i, nil

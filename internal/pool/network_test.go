@@ -7,14 +7,14 @@ import (
 )
 
 func TestNetwork(t *testing.T) {
-	networks := func(text string) func(*Subject) { return pod(networksKey, text) }
-	chosen := func(text string) func(*Subject) { return pod(v2beta1.AnnotationMultusDefaultNetwork, text) }
-	cluster := func(text string) func(*Subject) {
-		return func(s *Subject) { s.ClusterNetwork, s.OwnNamespace = text, "kube-system" }
+	networks := func(text string) func(*PodContext) { return pod(networksKey, text) }
+	chosen := func(text string) func(*PodContext) { return pod(v2beta1.AnnotationMultusDefaultNetwork, text) }
+	cluster := func(text string) func(*PodContext) {
+		return func(s *PodContext) { s.ClusterNetwork, s.OwnNamespace = text, "kube-system" }
 	}
 	for _, tc := range []struct {
 		name string
-		s    *Subject
+		s    *PodContext
 		want string
 		err  string
 	}{

@@ -104,7 +104,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestRefuses(t *testing.T) {
-	subject := &Subject{
+	podContext := &PodContext{
 		Node: "n1", NodeLabels: map[string]string{"zone": "a"},
 		Namespace: "shop", NamespaceLabels: map[string]string{"team": "blue"},
 		PodLabels: map[string]string{"app": "web"},
@@ -151,7 +151,7 @@ func TestRefuses(t *testing.T) {
 			if len(errs) > 0 {
 				t.Fatal(errs.ToAggregate())
 			}
-			got := p.Refuses(subject, tc.f)
+			got := p.Refuses(podContext, tc.f)
 			if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
 				t.Errorf("reason %q, want %q", got, tc.want)
 			}

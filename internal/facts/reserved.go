@@ -1,4 +1,4 @@
-package world
+package facts
 
 import (
 	"context"
@@ -31,7 +31,7 @@ type reservation struct {
 	set     addr.Set
 }
 
-func (w *World) setReserved(o *v2beta1.SpiderReservedIP) {
+func (w *Facts) setReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hear()
@@ -40,7 +40,7 @@ func (w *World) setReserved(o *v2beta1.SpiderReservedIP) {
 	}
 }
 
-func (w *World) dropReserved(o *v2beta1.SpiderReservedIP) {
+func (w *Facts) dropReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hear()
@@ -50,7 +50,7 @@ func (w *World) dropReserved(o *v2beta1.SpiderReservedIP) {
 }
 
 // hear notes that the watch has brought something. The caller has the lock.
-func (w *World) hear() {
+func (w *Facts) hear() {
 	w.stale, w.heard = true, time.Now()
 	w.events++
 }
@@ -75,7 +75,7 @@ func reservedBy(o *v2beta1.SpiderReservedIP) reservation {
 }
 
 // Reserved is what the reservations keep from everybody.
-func (w *World) Reserved() addr.Set {
+func (w *Facts) Reserved() addr.Set {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stale {
@@ -89,13 +89,13 @@ func (w *World) Reserved() addr.Set {
 }
 
 // Gives is what a pool may give: its addresses but those that are reserved.
-func (w *World) Gives(p *pool.Pool) addr.Set {
+func (w *Facts) Gives(p *pool.Pool) addr.Set {
 	return p.Addresses.Minus(p.Reserved).Minus(w.Reserved())
 }
 
 // FreshReserved makes sure that Reserved is not older than two minutes: a watch
 // may be cut off without an error. Those who need that at once share one LIST.
-func (w *World) FreshReserved(ctx context.Context) error {
+func (w *Facts) FreshReserved(ctx context.Context) error {
 	w.mu.Lock()
 	fresh := time.Since(w.heard) < reservedFor
 	w.mu.Unlock()
@@ -117,7 +117,7 @@ func (w *World) FreshReserved(ctx context.Context) error {
 
 // readReserved reads all reservations from the API server. If the watch brings
 // something meanwhile it is alive, and what it brings counts.
-func (w *World) readReserved(ctx context.Context) error {
+func (w *Facts) readReserved(ctx context.Context) error {
 	w.mu.Lock()
 	sent, events := time.Now(), w.events
 	w.mu.Unlock()
@@ -141,7 +141,7 @@ func (w *World) readReserved(ctx context.Context) error {
 // listenReserved notes when the watch of the reservations last brought
 // something, until ctx ends: the version changes with each event and each
 // bookmark.
-func (w *World) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer, handled toolscache.InformerSynced) {
+func (w *Facts) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer, handled toolscache.InformerSynced) {
 	toolscache.WaitForCacheSync(ctx.Done(), handled)
 	tick := time.NewTicker(listen)
 	defer tick.Stop()

@@ -2,8 +2,8 @@ package pool
 
 import "net/netip"
 
-// Subject is who asks for an address, as values: all that the rules look at.
-type Subject struct {
+// PodContext is who asks for an address, as values: all that the rules look at.
+type PodContext struct {
 	Node       string
 	NodeLabels map[string]string
 

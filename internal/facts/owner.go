@@ -1,4 +1,4 @@
-package world
+package facts
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 // above its ReplicaSet, the CronJob above its Job, else its direct controller,
 // and p itself if nobody controls it. An owner in between is read once and
 // remembered by UID.
-func (w *World) TopOwner(ctx context.Context, p *corev1.Pod) (metav1.OwnerReference, error) {
+func (w *Facts) TopOwner(ctx context.Context, p *corev1.Pod) (metav1.OwnerReference, error) {
 	top := metav1.GetControllerOfNoCopy(p)
 	if top == nil {
 		return metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID}, nil

@@ -11,15 +11,15 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 )
 
-// ErrNoWish means that nothing says which pools an ADD may take from.
-var ErrNoWish = errors.New("no IPPool available: neither the Pod annotations " + v2beta1.AnnotationIPPools + " and " +
+// ErrNoSelection means that nothing says which pools an ADD may take from.
+var ErrNoSelection = errors.New("no IPPool available: neither the Pod annotations " + v2beta1.AnnotationIPPools + " and " +
 	v2beta1.AnnotationIPPool + ", nor the Namespace annotations " + v2beta1.AnnotationDefaultIPv4IPPool + " and " +
 	v2beta1.AnnotationDefaultIPv6IPPool + ", nor the CNI configuration (default_ipv4_ippool, default_ipv6_ippool), " +
 	"nor a pool with spec.default: true names one")
 
-// Wish is which pools an ADD may take from, by name or pattern and in the order
+// Selection is which pools an ADD may take from, by name or pattern and in the order
 // written: a later one is the backup of those before it.
-type Wish struct {
+type Selection struct {
 	// Source is where the names come from, for messages.
 	Source string
 	Names  map[Family][]string
@@ -27,40 +27,40 @@ type Wish struct {
 	CleanGateway *bool
 }
 
-// FromDefaults is the Source of a wish that nobody expressed: the pools with
+// FromDefaults is the Source of a selection that nobody expressed: the pools with
 // spec.default.
 const FromDefaults = "spec.default"
 
-// WishOf returns the wish of the first source that is present, which decides
+// SelectionOf returns the selection of the first source that is present, which decides
 // alone: the pod's annotation ippools, its annotation ippool, its namespace's
 // default pools, the names in the network configuration, the pools with
-// spec.default. Families that are not enabled are left out of it. ErrNoWish is
+// spec.default. Families that are not enabled are left out of it. ErrNoSelection is
 // returned if no source is present; any other error is malformed input.
-func WishOf(s *Subject, pools []*Pool, enabled []Family) (Wish, error) {
-	wish, err := source(s, pools)
+func SelectionOf(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
+	selection, err := source(s, pools)
 	if err != nil {
-		return Wish{}, err
+		return Selection{}, err
 	}
-	if err := wish.check(); err != nil {
-		return Wish{}, err
+	if err := selection.check(); err != nil {
+		return Selection{}, err
 	}
-	named := wish.Names
-	wish.Names = map[Family][]string{}
+	named := selection.Names
+	selection.Names = map[Family][]string{}
 	for _, f := range enabled {
 		if len(named[f]) > 0 {
-			wish.Names[f] = named[f]
+			selection.Names[f] = named[f]
 		}
 	}
-	if len(wish.Names) == 0 {
-		return Wish{}, fmt.Errorf("no IPPool available: %s names none of an enabled family (%v)", wish.Source, enabled)
+	if len(selection.Names) == 0 {
+		return Selection{}, fmt.Errorf("no IPPool available: %s names none of an enabled family (%v)", selection.Source, enabled)
 	}
-	return wish, nil
+	return selection, nil
 }
 
-func source(s *Subject, pools []*Pool) (Wish, error) {
-	for _, of := range []func(*Subject) (Wish, bool, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
-		if wish, present, err := of(s); present || err != nil {
-			return wish, err
+func source(s *PodContext, pools []*Pool) (Selection, error) {
+	for _, of := range []func(*PodContext) (Selection, bool, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
+		if selection, present, err := of(s); present || err != nil {
+			return selection, err
 		}
 	}
 	return ofDefaults(pools)
@@ -68,14 +68,14 @@ func source(s *Subject, pools []*Pool) (Wish, error) {
 
 // ofSubnets stands where automatic pools will: what asks for one must not be
 // served from elsewhere.
-func ofSubnets(s *Subject) (Wish, bool, error) {
+func ofSubnets(s *PodContext) (Selection, bool, error) {
 	for _, key := range []string{v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet} {
 		if _, ok := s.PodAnnotations[key]; ok {
-			return Wish{}, true, fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled",
+			return Selection{}, true, fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled",
 				v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet)
 		}
 	}
-	return Wish{}, false, nil
+	return Selection{}, false, nil
 }
 
 // names are pools as annotations name them.
@@ -84,35 +84,35 @@ type names struct {
 	IPv6 []string `json:"ipv6"`
 }
 
-func (n names) wish(source string) Wish {
-	return Wish{Source: source, Names: map[Family][]string{IPv4: n.IPv4, IPv6: n.IPv6}}
+func (n names) selection(source string) Selection {
+	return Selection{Source: source, Names: map[Family][]string{IPv4: n.IPv4, IPv6: n.IPv6}}
 }
 
 // ofPod reads {"ipv4":["a","b"],"ipv6":["c"]}.
-func ofPod(s *Subject) (Wish, bool, error) {
+func ofPod(s *PodContext) (Selection, bool, error) {
 	const key = v2beta1.AnnotationIPPool
 	text, ok := s.PodAnnotations[key]
 	if !ok {
-		return Wish{}, false, nil
+		return Selection{}, false, nil
 	}
 	const want = `wanted {"ipv4":["pool"],"ipv6":["pool"]}`
 	var v names
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		return Wish{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; %s", key, err, want)
+		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; %s", key, err, want)
 	}
 	if len(v.IPv4)+len(v.IPv6) == 0 {
-		return Wish{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': it names no pool; %s", key, want)
+		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': it names no pool; %s", key, want)
 	}
-	return v.wish("Pod annotation " + key), true, nil
+	return v.selection("Pod annotation " + key), true, nil
 }
 
 // ofInterfaces reads [{"interface":"eth0","ipv4":["a"],"ipv6":["c"],"cleangateway":true}]:
 // by name, or if no entry names its interface, by position.
-func ofInterfaces(s *Subject) (Wish, bool, error) {
+func ofInterfaces(s *PodContext) (Selection, bool, error) {
 	const key = v2beta1.AnnotationIPPools
 	text, ok := s.PodAnnotations[key]
 	if !ok {
-		return Wish{}, false, nil
+		return Selection{}, false, nil
 	}
 	var all []interfacePools
 	err := json.Unmarshal([]byte(text), &all)
@@ -120,16 +120,16 @@ func ofInterfaces(s *Subject) (Wish, bool, error) {
 		err = checkInterfaces(all)
 	}
 	if err != nil {
-		return Wish{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; "+
+		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; "+
 			`wanted [{"interface":"eth0","ipv4":["pool"],"ipv6":["pool"],"cleangateway":false}]`, key, err)
 	}
 	i, err := indexOf(all, s)
 	if err != nil {
-		return Wish{}, true, fmt.Errorf("wrong input, Pod annotation '%s': %w", key, err)
+		return Selection{}, true, fmt.Errorf("wrong input, Pod annotation '%s': %w", key, err)
 	}
-	wish := all[i].wish("Pod annotation " + key)
-	wish.CleanGateway = all[i].CleanGateway
-	return wish, true, nil
+	selection := all[i].selection("Pod annotation " + key)
+	selection.CleanGateway = all[i].CleanGateway
+	return selection, true, nil
 }
 
 type interfacePools struct {
@@ -138,7 +138,7 @@ type interfacePools struct {
 	CleanGateway *bool  `json:"cleangateway"`
 }
 
-func (p interfacePools) wish(source string) Wish { return p.names.wish(source) }
+func (p interfacePools) selection(source string) Selection { return p.names.selection(source) }
 
 func checkInterfaces(all []interfacePools) error {
 	if len(all) == 0 {
@@ -153,14 +153,14 @@ func checkInterfaces(all []interfacePools) error {
 		case len(p.IPv4)+len(p.IPv6) == 0:
 			return fmt.Errorf("entry %d names no pool", i+1)
 		}
-		if err := p.wish("entry " + fmt.Sprint(i+1)).check(); err != nil {
+		if err := p.selection("entry " + fmt.Sprint(i+1)).check(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func indexOf(all []interfacePools, s *Subject) (int, error) {
+func indexOf(all []interfacePools, s *PodContext) (int, error) {
 	if all[0].Interface == "" {
 		i, err := s.position()
 		if err == nil && i >= len(all) {
@@ -176,8 +176,8 @@ func indexOf(all []interfacePools, s *Subject) (int, error) {
 }
 
 // ofNamespace reads the default pools of a namespace, ["a","b"] for each family.
-func ofNamespace(s *Subject) (Wish, bool, error) {
-	wish := Wish{Source: "the default pools of Namespace " + s.Namespace, Names: map[Family][]string{}}
+func ofNamespace(s *PodContext) (Selection, bool, error) {
+	selection := Selection{Source: "the default pools of Namespace " + s.Namespace, Names: map[Family][]string{}}
 	keys := map[Family]string{IPv4: v2beta1.AnnotationDefaultIPv4IPPool, IPv6: v2beta1.AnnotationDefaultIPv6IPPool}
 	for _, f := range Families {
 		key := keys[f]
@@ -187,21 +187,21 @@ func ofNamespace(s *Subject) (Wish, bool, error) {
 		}
 		var v []string
 		if err := json.Unmarshal([]byte(text), &v); err != nil {
-			return Wish{}, true, fmt.Errorf(`wrong input, invalid format of annotation '%s' of Namespace %s: %w; wanted ["pool"]`, key, s.Namespace, err)
+			return Selection{}, true, fmt.Errorf(`wrong input, invalid format of annotation '%s' of Namespace %s: %w; wanted ["pool"]`, key, s.Namespace, err)
 		}
-		wish.Names[f] = v
+		selection.Names[f] = v
 	}
-	return wish, len(wish.Names[IPv4])+len(wish.Names[IPv6]) > 0, nil
+	return selection, len(selection.Names[IPv4])+len(selection.Names[IPv6]) > 0, nil
 }
 
-func ofConf(s *Subject) (Wish, bool, error) {
-	return Wish{Source: "the CNI configuration", Names: s.Conf.Pools}, len(s.Conf.Pools[IPv4])+len(s.Conf.Pools[IPv6]) > 0, nil
+func ofConf(s *PodContext) (Selection, bool, error) {
+	return Selection{Source: "the CNI configuration", Names: s.Conf.Pools}, len(s.Conf.Pools[IPv4])+len(s.Conf.Pools[IPv6]) > 0, nil
 }
 
 // ofDefaults are the pools with spec.default. Malformed ones do not count, or
 // one would break the others; but if there is nothing else they are told of.
-func ofDefaults(pools []*Pool) (Wish, error) {
-	w := Wish{Source: FromDefaults, Names: map[Family][]string{}}
+func ofDefaults(pools []*Pool) (Selection, error) {
+	w := Selection{Source: FromDefaults, Names: map[Family][]string{}}
 	for _, malformed := range []bool{false, true} {
 		for _, p := range pools {
 			if p.Default && p.malformed == malformed {
@@ -213,7 +213,7 @@ func ofDefaults(pools []*Pool) (Wish, error) {
 		}
 	}
 	if len(w.Names) == 0 {
-		return w, ErrNoWish
+		return w, ErrNoSelection
 	}
 	for _, names := range w.Names {
 		slices.Sort(names)
@@ -223,7 +223,7 @@ func ofDefaults(pools []*Pool) (Wish, error) {
 
 // check refuses what cannot be meant: a pool named twice, an empty name, a
 // pattern that is none.
-func (w Wish) check() error {
+func (w Selection) check() error {
 	for _, f := range Families {
 		for i, name := range w.Names[f] {
 			if name == "" {
@@ -243,7 +243,7 @@ func (w Wish) check() error {
 // Expand replaces the patterns of a family's names (see path.Match) by the
 // names of the family's pools that match, sorted, and leaves out what stands
 // earlier in the list. unmatched are the patterns that no pool matches.
-func (w Wish) Expand(f Family, pools []*Pool) (names, unmatched []string) {
+func (w Selection) Expand(f Family, pools []*Pool) (names, unmatched []string) {
 	for _, name := range w.Names[f] {
 		matches := []string{name}
 		if strings.ContainsAny(name, `*?[\`) {
@@ -273,7 +273,7 @@ func matching(pattern string, f Family, pools []*Pool) (out []string) {
 // RoutesOf reads the routes that a pod asks for in the annotation routes,
 // [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]. Each belongs to the interface
 // whose subnet holds its gateway.
-func RoutesOf(s *Subject) (out []Route, err error) {
+func RoutesOf(s *PodContext) (out []Route, err error) {
 	const key = v2beta1.AnnotationRoutes
 	text, ok := s.PodAnnotations[key]
 	if !ok {

@@ -1,5 +1,5 @@
 // Package rooms holds the project to its plan: which package may import which.
-package rooms
+package imports
 
 import (
 	"encoding/json"
@@ -24,11 +24,11 @@ var plan = map[string][]string{
 	"internal/ledger":     {"internal/addr", "api/v2beta1"},
 	"internal/cni":        {"internal/wire"},
 	"internal/config":     {"internal/addr"},
-	"internal/world":      {"internal/pool", "internal/addr", "api/v2beta1"},
-	"internal/agent":      {"internal/wire", "internal/ledger", "internal/world", "internal/pool", "internal/probe", "internal/config", "internal/addr", "api/v2beta1"},
+	"internal/facts":      {"internal/pool", "internal/addr", "api/v2beta1"},
+	"internal/agent":      {"internal/wire", "internal/ledger", "internal/facts", "internal/pool", "internal/probe", "internal/config", "internal/addr", "api/v2beta1"},
 	"internal/admission":  {"internal/pool", "internal/ledger", "internal/addr", "api/v2beta1"},
-	"internal/controller": {"internal/ledger", "internal/world", "internal/pool", "internal/config", "internal/addr", "api/v2beta1"},
-	"internal/ctl":        {"internal/ledger", "internal/world", "internal/pool", "internal/wire", "internal/config", "internal/addr", "api/v2beta1"},
+	"internal/controller": {"internal/ledger", "internal/facts", "internal/pool", "internal/config", "internal/addr", "api/v2beta1"},
+	"internal/ctl":        {"internal/ledger", "internal/facts", "internal/pool", "internal/wire", "internal/config", "internal/addr", "api/v2beta1"},
 }
 
 func TestImports(t *testing.T) {

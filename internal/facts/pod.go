@@ -1,4 +1,4 @@
-package world
+package facts
 
 import (
 	"context"
@@ -48,7 +48,7 @@ func trimPod(o any) (any, error) {
 	}, nil
 }
 
-func (w *World) podArrived(p *corev1.Pod) {
+func (w *Facts) podArrived(p *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := client.ObjectKeyFromObject(p)
@@ -65,7 +65,7 @@ func (w *World) podArrived(p *corev1.Pod) {
 // For a static pod CNI gives the hash of its configuration; the pod object, its
 // mirror, bears that hash in an annotation. Errors: ErrNoPod, ErrOtherPod,
 // ErrNoMirror, or the API server's.
-func (w *World) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
+func (w *Facts) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	key := client.ObjectKey{Namespace: namespace, Name: name}
 	if uid != "" {
 		if p := w.awaitPod(ctx, key, uid); p != nil {
@@ -91,7 +91,7 @@ func (w *World) Pod(ctx context.Context, namespace, name, uid string) (*corev1.P
 }
 
 // CachedPod returns the pod of that name and UID if the watch has brought it.
-func (w *World) CachedPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
+func (w *Facts) CachedPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
 	p := &corev1.Pod{}
 	if err := w.near.Get(ctx, key, p); err != nil || !is(p, uid) {
 		return nil
@@ -111,12 +111,12 @@ func Finished(p *corev1.Pod) string {
 }
 
 // Terminating reports whether a pod of this node is being deleted.
-func (w *World) Terminating(namespace, name, uid string) bool {
+func (w *Facts) Terminating(namespace, name, uid string) bool {
 	p := w.CachedPod(context.Background(), client.ObjectKey{Namespace: namespace, Name: name}, uid)
 	return p != nil && p.DeletionTimestamp != nil
 }
 
-func (w *World) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
+func (w *Facts) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
 	late := time.NewTimer(podWait)
 	defer late.Stop()
 	for {
@@ -136,7 +136,7 @@ func (w *World) awaitPod(ctx context.Context, key client.ObjectKey, uid string) 
 }
 
 // arrival is closed at the next event of the pod.
-func (w *World) arrival(key client.ObjectKey) <-chan struct{} {
+func (w *Facts) arrival(key client.ObjectKey) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c, ok := w.awaited[key]
@@ -149,7 +149,7 @@ func (w *World) arrival(key client.ObjectKey) <-chan struct{} {
 
 // forgetArrival drops what nobody may ever close: a pod that never comes.
 // Another ADD that waits on it reads live at the end of its own wait.
-func (w *World) forgetArrival(key client.ObjectKey, arrived <-chan struct{}) {
+func (w *Facts) forgetArrival(key client.ObjectKey, arrived <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.awaited[key] == arrived {

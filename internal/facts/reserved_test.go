@@ -1,4 +1,4 @@
-package world
+package facts
 
 import (
 	"context"
@@ -142,7 +142,7 @@ func serverWith(t *testing.T) (*apiserver.Server, client.WithWatch) {
 	return server, live
 }
 
-func running(t *testing.T, w *World) context.Context {
+func running(t *testing.T, w *Facts) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()

@@ -1,8 +1,8 @@
-// Package world holds the facts that decide about a pod's addresses — the pod,
+// Package facts holds the facts that decide about a pod's addresses — the pod,
 // its namespace and node, the pools and reservations — as values. The agent
 // fills it from watches of what concerns its node (New, Run); what a watch has
 // not brought yet is read live. The command line fills it by reads (Read).
-package world
+package facts
 
 import (
 	"context"
@@ -33,8 +33,8 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
-// World is the facts about the pods of one node.
-type World struct {
+// Facts are what is known about the pods of one node.
+type Facts struct {
 	node   string
 	cache  cache.Cache   // nil if filled by reads
 	near   client.Reader // the cache, if there is one
@@ -87,9 +87,9 @@ var (
 	namespaceKind = corev1.SchemeGroupVersion.WithKind("Namespace")
 )
 
-// New prepares the world of a node. cfg is for watches and must have no
+// New prepares the facts of a node. cfg is for watches and must have no
 // timeout; live reads around the caches.
-func New(cfg *rest.Config, live client.Reader, node string) (*World, error) {
+func New(cfg *rest.Config, live client.Reader, node string) (*Facts, error) {
 	c, err := cache.New(cfg, cache.Options{
 		Scheme:           Scheme(),
 		DefaultTransform: cache.TransformStripManagedFields(),
@@ -106,8 +106,8 @@ func New(cfg *rest.Config, live client.Reader, node string) (*World, error) {
 	return w, nil
 }
 
-// Read reads the world of a node as it is now.
-func Read(ctx context.Context, live client.Reader, node string) (*World, error) {
+// Read reads the facts of a node as it is now.
+func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) {
 	w := empty(live, node)
 	var pools v2beta1.SpiderIPPoolList
 	if err := live.List(ctx, &pools); err != nil {
@@ -119,8 +119,8 @@ func Read(ctx context.Context, live client.Reader, node string) (*World, error) 
 	return w, w.readReserved(ctx)
 }
 
-func empty(live client.Reader, node string) *World {
-	return &World{
+func empty(live client.Reader, node string) *Facts {
+	return &Facts{
 		node: node, near: live, live: live, owners: lru.New(4096),
 		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]reservation{},
 		edited: make(chan struct{}),
@@ -128,7 +128,7 @@ func empty(live client.Reader, node string) *World {
 }
 
 // Run watches until ctx ends. Synced tells when the first lists have come.
-func (w *World) Run(ctx context.Context) error {
+func (w *Facts) Run(ctx context.Context) error {
 	for _, watch := range []struct {
 		object  client.Object
 		handler toolscache.ResourceEventHandler
@@ -158,7 +158,7 @@ func (w *World) Run(ctx context.Context) error {
 	return w.cache.Start(ctx)
 }
 
-func (w *World) handledBy(synced toolscache.InformerSynced) {
+func (w *Facts) handledBy(synced toolscache.InformerSynced) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.synced = append(w.synced, synced)
@@ -166,7 +166,7 @@ func (w *World) handledBy(synced toolscache.InformerSynced) {
 
 // Synced waits until all watches have brought their first list and that is
 // known here, or ctx ends.
-func (w *World) Synced(ctx context.Context) bool {
+func (w *Facts) Synced(ctx context.Context) bool {
 	if !w.cache.WaitForCacheSync(ctx) {
 		return false
 	}
@@ -190,7 +190,7 @@ func on[T any](set, drop func(T)) toolscache.ResourceEventHandler {
 	}
 }
 
-func (w *World) setPool(o *v2beta1.SpiderIPPool) {
+func (w *Facts) setPool(o *v2beta1.SpiderIPPool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if known, ok := w.pools[o.Name]; ok && !meansMore(known.object, o) {
@@ -213,13 +213,13 @@ func meansMore(before, now *v2beta1.SpiderIPPool) bool {
 }
 
 // PoolsChanged returns a channel that is closed at the next edit of a pool.
-func (w *World) PoolsChanged() <-chan struct{} {
+func (w *Facts) PoolsChanged() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.edited
 }
 
-func (w *World) dropPool(o *v2beta1.SpiderIPPool) {
+func (w *Facts) dropPool(o *v2beta1.SpiderIPPool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.pools, o.Name)
@@ -232,7 +232,7 @@ var ErrNoPool = errors.New("it serves nobody")
 // Pool returns a pool by name. One that the watch has not brought is read live:
 // it may have just been made. ErrNoPool says why it serves nobody; any other
 // error is the API server's.
-func (w *World) Pool(ctx context.Context, name string) (*pool.Pool, error) {
+func (w *Facts) Pool(ctx context.Context, name string) (*pool.Pool, error) {
 	w.mu.Lock()
 	p, ok := w.pools[name]
 	w.mu.Unlock()
@@ -242,10 +242,10 @@ func (w *World) Pool(ctx context.Context, name string) (*pool.Pool, error) {
 	return p.pool, p.err
 }
 
-// Candidates returns the pools of a family that a wish names, in its order, and
+// Candidates returns the pools of a family that a selection names, in its order, and
 // of each that serves nobody the reason. An error is the API server's.
-func (w *World) Candidates(ctx context.Context, wish pool.Wish, f pool.Family) ([]pool.Candidate, error) {
-	names, unmatched := wish.Expand(f, w.Pools())
+func (w *Facts) Candidates(ctx context.Context, selection pool.Selection, f pool.Family) ([]pool.Candidate, error) {
+	names, unmatched := selection.Expand(f, w.Pools())
 	var out []pool.Candidate
 	for _, name := range names {
 		p, err := w.Pool(ctx, name)
@@ -291,7 +291,7 @@ func parse(o *v2beta1.SpiderIPPool) (*pool.Pool, error) {
 //
 // The slice is shared and made again only after an edit: an ADD must not cost
 // what there are pools.
-func (w *World) Pools() []*pool.Pool {
+func (w *Facts) Pools() []*pool.Pool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.sorted != nil {
@@ -310,8 +310,8 @@ func (w *World) Pools() []*pool.Pool {
 	return w.sorted
 }
 
-// Subject is what the rules of a pool look at, for p.
-func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, error) {
+// PodContext is what the rules of a pool look at, for p.
+func (w *Facts) PodContext(ctx context.Context, p *corev1.Pod) (*pool.PodContext, error) {
 	node := meta(nodeKind)
 	if w.node != "" { // the command line may ask for a pod that has none yet
 		var err error
@@ -323,14 +323,14 @@ func (w *World) Subject(ctx context.Context, p *corev1.Pod) (*pool.Subject, erro
 	if err != nil {
 		return nil, err
 	}
-	return &pool.Subject{
+	return &pool.PodContext{
 		Node: w.node, NodeLabels: node.Labels,
 		Namespace: p.Namespace, NamespaceLabels: namespace.Labels, NamespaceAnnotations: namespace.Annotations,
 		PodLabels: p.Labels, PodAnnotations: p.Annotations,
 	}, nil
 }
 
-func (w *World) metadata(ctx context.Context, kind schema.GroupVersionKind, name string) (*metav1.PartialObjectMetadata, error) {
+func (w *Facts) metadata(ctx context.Context, kind schema.GroupVersionKind, name string) (*metav1.PartialObjectMetadata, error) {
 	m := meta(kind)
 	if err := w.near.Get(ctx, client.ObjectKey{Name: name}, m); err == nil {
 		return m, nil

@@ -17,31 +17,33 @@ const (
 	ns4, ns6     = v2beta1.AnnotationDefaultIPv4IPPool, v2beta1.AnnotationDefaultIPv6IPPool
 )
 
-// asks is a subject whose interface is eth0 unless edited.
-func asks(edit ...func(*Subject)) *Subject {
-	s := &Subject{Namespace: "shop", Interface: "eth0", PodAnnotations: map[string]string{}, NamespaceAnnotations: map[string]string{}}
+// asks is a podContext whose interface is eth0 unless edited.
+func asks(edit ...func(*PodContext)) *PodContext {
+	s := &PodContext{Namespace: "shop", Interface: "eth0", PodAnnotations: map[string]string{}, NamespaceAnnotations: map[string]string{}}
 	for _, e := range edit {
 		e(s)
 	}
 	return s
 }
 
-func pod(key, text string) func(*Subject) { return func(s *Subject) { s.PodAnnotations[key] = text } }
-
-func namespace(key, text string) func(*Subject) {
-	return func(s *Subject) { s.NamespaceAnnotations[key] = text }
+func pod(key, text string) func(*PodContext) {
+	return func(s *PodContext) { s.PodAnnotations[key] = text }
 }
 
-func ifname(name string) func(*Subject) { return func(s *Subject) { s.Interface = name } }
+func namespace(key, text string) func(*PodContext) {
+	return func(s *PodContext) { s.NamespaceAnnotations[key] = text }
+}
 
-func conf(v4, v6 []string) func(*Subject) {
-	return func(s *Subject) { s.Conf.Pools = map[Family][]string{IPv4: v4, IPv6: v6} }
+func ifname(name string) func(*PodContext) { return func(s *PodContext) { s.Interface = name } }
+
+func conf(v4, v6 []string) func(*PodContext) {
+	return func(s *PodContext) { s.Conf.Pools = map[Family][]string{IPv4: v4, IPv6: v6} }
 }
 
 // sources are all sources of pools, the first one that is present decides.
 var sources = []struct {
 	name string
-	edit func(*Subject)
+	edit func(*PodContext)
 	want map[Family][]string
 	err  string
 }{
@@ -51,7 +53,7 @@ var sources = []struct {
 	{"ippool", pod(ippool, `{"ipv4":["b","a"],"ipv6":["p6"]}`), map[Family][]string{IPv4: {"b", "a"}, IPv6: {"p6"}}, ""},
 	{"namespace", namespace(ns6, `["n6"]`), map[Family][]string{IPv6: {"n6"}}, ""},
 	{"conf", conf([]string{"c4"}, nil), map[Family][]string{IPv4: {"c4"}}, ""},
-	{"default", func(*Subject) {}, map[Family][]string{IPv4: {"a4", "z4"}, IPv6: {"d6"}}, ""},
+	{"default", func(*PodContext) {}, map[Family][]string{IPv4: {"a4", "z4"}, IPv6: {"d6"}}, ""},
 }
 
 var defaults = []*Pool{
@@ -64,7 +66,7 @@ func TestSources(t *testing.T) {
 	for i, first := range sources {
 		for _, second := range sources[i:] {
 			t.Run(first.name+" before "+second.name, func(t *testing.T) {
-				w, err := WishOf(asks(second.edit, first.edit), defaults, Families[:])
+				w, err := SelectionOf(asks(second.edit, first.edit), defaults, Families[:])
 				wantError(t, err, first.err)
 				if diff := cmp.Diff(first.want, w.Names); diff != "" {
 					t.Error(diff)
@@ -89,7 +91,7 @@ func TestWishOf(t *testing.T) {
 	const wrong = "wrong input, invalid format of Pod annotation 'ipam.spidernet.io/ippools': "
 	for _, tc := range []struct {
 		name string
-		s    *Subject
+		s    *PodContext
 		want map[Family][]string
 		err  string
 	}{
@@ -129,7 +131,7 @@ func TestWishOf(t *testing.T) {
 		{"nothing", asks(), nil, "no IPPool available"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w, err := WishOf(tc.s, nil, Families[:])
+			w, err := SelectionOf(tc.s, nil, Families[:])
 			wantError(t, err, tc.err)
 			if diff := cmp.Diff(tc.want, w.Names); diff != "" {
 				t.Error(diff)
@@ -142,7 +144,7 @@ func TestEnabledFamilies(t *testing.T) {
 	both := asks(pod(ippool, `{"ipv4":["a"],"ipv6":["b"]}`))
 	for _, tc := range []struct {
 		name    string
-		s       *Subject
+		s       *PodContext
 		enabled []Family
 		want    map[Family][]string
 		err     string
@@ -154,7 +156,7 @@ func TestEnabledFamilies(t *testing.T) {
 		{"only the other is asked for", asks(pod(ippool, `{"ipv4":["a"]}`)), []Family{IPv6}, nil, "no IPPool available: Pod annotation ipam.spidernet.io/ippool names none of an enabled family ([IPv6])"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w, err := WishOf(tc.s, nil, tc.enabled)
+			w, err := SelectionOf(tc.s, nil, tc.enabled)
 			wantError(t, err, tc.err)
 			if diff := cmp.Diff(tc.want, w.Names); diff != "" {
 				t.Error(diff)
@@ -169,7 +171,7 @@ func TestCleanGateway(t *testing.T) {
 		`[{"ipv4":["a"],"cleangateway":true}]`:  ptr(true),
 		`[{"ipv4":["a"],"cleangateway":false}]`: ptr(false),
 	} {
-		w, err := WishOf(asks(pod(ippools, text)), nil, Families[:])
+		w, err := SelectionOf(asks(pod(ippools, text)), nil, Families[:])
 		if diff := cmp.Diff(want, w.CleanGateway); err != nil || diff != "" {
 			t.Errorf("%s: %v %s", text, err, diff)
 		}
@@ -191,7 +193,7 @@ func TestExpand(t *testing.T) {
 		{"quoted", `w\eb-1`, "web-1", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			names, unmatched := Wish{Names: map[Family][]string{IPv4: strings.Split(tc.ask, ",")}}.Expand(IPv4, pools)
+			names, unmatched := Selection{Names: map[Family][]string{IPv4: strings.Split(tc.ask, ",")}}.Expand(IPv4, pools)
 			if got := strings.Join(names, ","); got != tc.want || strings.Join(unmatched, ",") != tc.unmatched {
 				t.Errorf("names %s, unmatched %v; want %s and %q", got, unmatched, tc.want, tc.unmatched)
 			}
@@ -223,7 +225,7 @@ func TestRoutesOf(t *testing.T) {
 }
 
 // FuzzAnnotations: whatever stands in an annotation, there is an error or a
-// wish of names that can be meant.
+// selection of names that can be meant.
 func FuzzAnnotations(f *testing.F) {
 	keys := []string{ippools, ippool, networksKey, v2beta1.AnnotationMultusDefaultNetwork, v2beta1.AnnotationRoutes, ns4, ns6, ofSubnetsKey}
 	for i, text := range []string{`[{"interface":"eth0","ipv4":["a"]}]`, `{"ipv4":["a"]}`, `{}`, ``, `[`, `{"ipv4":[null]}`, `{"ipv4":["a","a"]}`,
@@ -236,7 +238,7 @@ func FuzzAnnotations(f *testing.F) {
 		s := asks(pod(ippool, other), ifname(name), pod(keys[at], text), namespace(keys[at], text))
 		_, _ = s.Network()
 		_, _ = RoutesOf(s)
-		w, err := WishOf(s, pools, Families[:])
+		w, err := SelectionOf(s, pools, Families[:])
 		if err != nil {
 			if len(w.Names) > 0 {
 				t.Errorf("%v, and yet it wishes %v", err, w.Names)

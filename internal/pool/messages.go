@@ -40,7 +40,7 @@ func (u Usage) UsedOut() string { return "all IP addresses used out: " + u.Strin
 type Unserved struct {
 	Interface string
 	Family    Family
-	Wish      Wish
+	Selection Selection
 	Why       []Refusal
 }
 
@@ -50,5 +50,5 @@ func (e *Unserved) Error() string {
 		why = append(why, fmt.Sprintf("pool %s: %s", r.Pool, r.Why))
 	}
 	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %v (%s): %s",
-		e.Interface, e.Family, e.Wish.Names[e.Family], e.Wish.Source, strings.Join(why, "; "))
+		e.Interface, e.Family, e.Selection.Names[e.Family], e.Selection.Source, strings.Join(why, "; "))
 }
