@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -30,6 +29,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
@@ -53,7 +53,7 @@ type Facts struct {
 	stale       bool
 	heard       time.Time // when the watch of the reservations last brought something, or they were read
 	events      int       // of that watch
-	reading     singleflight.Group
+	reading     coalesce.Group[struct{}]
 }
 
 // parsed is a pool, or why its object serves nobody.
@@ -120,11 +120,13 @@ func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) 
 }
 
 func empty(live client.Reader, node string) *Facts {
-	return &Facts{
+	w := &Facts{
 		node: node, near: live, live: live, owners: lru.New(4096),
 		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]reservation{},
 		edited: make(chan struct{}),
 	}
+	w.reading.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, w.readReserved(ctx) }
+	return w
 }
 
 // Run watches until ctx ends. Synced tells when the first lists have come.
