@@ -30,6 +30,7 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
@@ -692,7 +693,7 @@ func TestWebhookDown(t *testing.T) {
 	c := newCluster(t)
 	n := c.node("n1")
 	p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"}, func(p *v2beta1.SpiderIPPool) { p.Labels = map[string]string{"test": c.prefix} })
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	if err := admissionv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}

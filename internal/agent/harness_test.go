@@ -33,6 +33,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -59,7 +60,7 @@ const requestWait = 30 * time.Second
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	if err := rbacv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +261,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 	}
 	live := rest.CopyConfig(watch)
 	live.Timeout = 10 * time.Second
-	c, err := client.NewWithWatch(live, client.Options{Scheme: facts.Scheme()})
+	c, err := client.NewWithWatch(live, client.Options{Scheme: apiclient.Scheme()})
 	if err != nil {
 		n.t.Fatal(err)
 	}

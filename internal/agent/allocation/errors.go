@@ -15,6 +15,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
@@ -90,7 +91,7 @@ func Transient(err error) bool {
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, lease.ErrDeleted):
 		return false
-	case errors.Is(err, ledger.ErrUnknown), errors.Is(err, lease.ErrUnsettled), errors.Is(err, facts.ErrNoMirror), errors.Is(err, context.DeadlineExceeded):
+	case apiclient.LoadingRoles(err), errors.Is(err, apiclient.ErrNotSent), errors.Is(err, ledger.ErrUnknown), errors.Is(err, lease.ErrUnsettled), errors.Is(err, facts.ErrNoMirror), errors.Is(err, context.DeadlineExceeded):
 		return true
 	case errors.As(err, &status):
 		s := status.Status()
