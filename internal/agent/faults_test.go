@@ -254,6 +254,7 @@ func TestPoolMadeAgain(t *testing.T) {
 		t.Errorf("a new pod got %v of %s", last, before)
 	}
 	n.adding(c.pod(n, "s", c.from("v4|")), "s").refused(t, wire.CodeTryAgain, "0 free of 3")
+	n.endNetns("p")
 	if again := n.add(p, "p2"); !slices.Equal(again, had) {
 		t.Errorf("a new sandbox got %v, its pod had %v", again, had)
 	}
@@ -367,7 +368,7 @@ func TestZombieClaim(t *testing.T) {
 		c := newCluster(t)
 		z := &zombie{cluster: c}
 		n := c.machine("n1")
-		n.durations.Settle, n.durations.Wait = settled, 300*time.Millisecond
+		n.durations.Settle, n.durations.Wait, n.durations.Look = settled, 300*time.Millisecond, 300*time.Millisecond
 		n.start(z.funcs())
 		p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 		p := c.pod(n, "web", c.from("v4|"))
@@ -437,6 +438,7 @@ func TestLateDelDuringTakeOver(t *testing.T) {
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.50"})
 	p := c.pod(n, "web", c.from("v4|"))
 	had := n.add(p, "old")
+	n.endNetns("old")
 	next := n.adding(p, "new")
 	c.await("the take-over is being written", writing.reached)
 	n.deleted(p, "old")
@@ -509,6 +511,7 @@ func TestDelDuringAdd(t *testing.T) {
 			}
 			if tc.takeOver {
 				n.add(p, "old")
+				n.endNetns("old")
 			}
 			if tc.full {
 				other := c.node("n2")
@@ -1111,6 +1114,7 @@ func TestLostTakeOverThenAnother(t *testing.T) {
 	}))
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
 	p := n.occupy("web", "v4|", asking("10.1.0.10"))
+	n.endNetns("web")
 	n.adding(p, "two").refused(t, wire.CodeTryAgain)
 	away.Store(false)
 	n.add(p, "three", asking("10.1.0.11"))
@@ -1397,6 +1401,7 @@ func TestLateTakeOverOfAnAgentThatIsGone(t *testing.T) {
 			}))
 			c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 			p := n.occupy("one", "v4|")
+			n.endNetns("one")
 			two := n.adding(p, "two")
 			c.await("the new container is written", sent.reached)
 			n.deleted(p, "two")
