@@ -112,10 +112,8 @@ func New(o Options) *Agent {
 	return &Agent{
 		node: o.Node, socket: o.Socket, families: o.Families, namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
 		facts: o.Facts, events: o.Events, log: o.Log,
-		ledger: l,
-		live: share(func(ctx context.Context, name string) (*pool.Pool, error) {
-			return facts.ReadPool(ctx, o.Client, name)
-		}),
+		ledger:  l,
+		live:    share(o.Facts.ReadPool),
 		scouts:  newScouts(l.OfPool, m.lists.Inc),
 		waiters: line,
 		metrics: m,

@@ -261,7 +261,7 @@ func (a *Agent) recover(ctx context.Context) error {
 
 // load fills the table from the ledger. What it finds is unconfirmed.
 func (a *Agent) load(ctx context.Context) bool {
-	if !a.facts.Synced(ctx) {
+	if a.facts.Await(ctx, time.Minute); ctx.Err() != nil {
 		return false
 	}
 	entries, err := a.ledger.OfNode(ctx, a.node)

@@ -172,6 +172,7 @@ func code(err error) uint {
 	}{
 		{facts.ErrNoPod, wire.CodeEnvironment},
 		{facts.ErrOtherPod, wire.CodeEnvironment},
+		{facts.ErrOtherNode, wire.CodeEnvironment},
 		{errFinished, wire.CodeEnvironment},
 		{errConfig, wire.CodeConfig},
 		{errNotHeld, wire.CodeUnknownContainer},
