@@ -181,7 +181,11 @@ func (c *cluster) holds(want string) {
 // knows waits until the node's watch has brought a pool as it is now.
 func (n *node) knows(p *v2beta1.SpiderIPPool) {
 	n.t.Helper()
-	want, err := facts.ReadPool(n.t.Context(), n.Client, p.Name)
+	now, err := facts.Read(n.t.Context(), n.Client, "")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	want, err := now.Pool(n.t.Context(), p.Name)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
@@ -20,11 +18,7 @@ import (
 func open(t *testing.T) client.Client {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
+	apiserver.InstallProduct(t, server)
 	scheme := apiclient.Scheme()
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
