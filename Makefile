@@ -56,7 +56,7 @@ test: packages ## Run all tests; prints the time of each part
 
 .PHONY: test-unit
 test-unit: # Packages by themselves and against a real API server
-	go test -race $$(go list ./... | grep -v /test/) ./test/imports
+	go test -race -count=1 -shuffle=on $$(go list ./... | grep -v /test/) ./test/imports
 
 .PHONY: test-cni
 test-cni: # Real main plugins in network namespaces
