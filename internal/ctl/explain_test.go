@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -30,7 +31,7 @@ func open(t *testing.T) client.Client {
 	return c
 }
 
-// install makes what of the chart Explain looks at.
+// installAgents makes what of the chart Explain looks at.
 func installAgents(t *testing.T, c client.Client, conf string) {
 	t.Helper()
 	labels := map[string]string{"a": "b"}
@@ -56,12 +57,18 @@ func node(t *testing.T, c client.Client) {
 	}
 }
 
+// create makes objects that go with the test: all tests share one API server, and run in any order.
 func create(t *testing.T, c client.Client, objects ...client.Object) {
 	t.Helper()
 	for _, o := range objects {
 		if err := c.Create(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			if err := c.Delete(context.Background(), o, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
