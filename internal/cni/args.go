@@ -104,7 +104,8 @@ func agree(asked []request) ([]netip.Addr, error) {
 	return first.ips, nil
 }
 
-// held returns the addresses that the previous result in a network configuration gives to the interface.
+// held returns the addresses that the previous result in a network configuration gives to the interface. Every ADD of this
+// plugin gives some, so a result without is not that of an ADD, and nothing can be checked by it.
 func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 	var conf types.PluginConf
 	err := json.Unmarshal(stdin, &conf)
@@ -128,6 +129,10 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 		if ok && ofInterface(result, ip, ifName) {
 			ips = append(ips, addr.Unmap())
 		}
+	}
+	if len(ips) == 0 {
+		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("CHECK with a prevResult that has no address of interface %s: "+
+			"the runtime must pass the result of the ADD, and an ADD of this plugin gives addresses", ifName)}
 	}
 	return ips, nil
 }

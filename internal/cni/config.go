@@ -23,7 +23,8 @@ type config struct {
 	// master and device are how main plugins call the parent interface: by name, or by the virtual function on it.
 	master, device string
 
-	socket               string
+	// socket is empty if the configuration names none.
+	socket               socketPath
 	ipv4Pools, ipv6Pools []string
 	cleanGateway         bool
 	matchMasterSubnet    bool
@@ -36,7 +37,6 @@ type config struct {
 func defaults() config {
 	return config{
 		cniVersion: version.Current(),
-		socket:     "/var/run/spidernet/spiderpool.sock",
 		log:        logConfig{file: "/var/log/spidernet/spiderpool.log", sizeMB: 100, ageDays: 30, files: 10},
 	}
 }
@@ -129,7 +129,7 @@ func (c *config) readIPAM(section json.RawMessage, bad *faults) {
 
 func textual(field any) bool {
 	switch field.(type) {
-	case *string, *level:
+	case *string, *level, *socketPath, *logPath:
 		return true
 	}
 	return false
@@ -146,6 +146,10 @@ func want(field any) string {
 		return "a whole number from 0 to 2147483647, bare or in quotes"
 	case *level:
 		return "one of " + strings.Join(levels, ", ")
+	case *socketPath:
+		return `the path of a socket below /run or /var/run, without "..", of at most 107 bytes`
+	case *logPath:
+		return `the path of a file below /var/log, without ".."`
 	}
 	return "a string"
 }
@@ -160,6 +164,19 @@ func found(value json.RawMessage) string {
 		return string(value[:most]) + "…"
 	}
 	return string(value)
+}
+
+// socketPath is the path of a socket as wire.SocketPath wants it. Whoever may write a network configuration must not make
+// directories elsewhere.
+type socketPath string
+
+// UnmarshalText reads a path.
+func (p *socketPath) UnmarshalText(text []byte) error {
+	path, err := wire.SocketPath(string(text))
+	if err == nil {
+		*p = socketPath(path)
+	}
+	return err
 }
 
 // count is a number that configurations write bare or in quotes.

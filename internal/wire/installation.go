@@ -72,7 +72,7 @@ func WriteInstallation(dir, socket string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	return replaceFile(root, "."+InstallationFile+"-", InstallationFile, append(content, '\n'), 0o644)
 }
 

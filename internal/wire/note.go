@@ -42,7 +42,7 @@ func WriteNote(dir string, note Note) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	return replaceFile(root, unfinished, note.file(), append(content, '\n'), 0o600)
 }
 
@@ -59,7 +59,7 @@ func makeDir(dir string) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	if err := root.MkdirAll(rel, 0o700); err != nil {
 		return nil, err
 	}
