@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -39,21 +40,22 @@ const requestTime = 10 * time.Second
 const requests = 32
 
 func daemonCommand() *cobra.Command {
-	var configPath, kubeconfig string
+	var configPath, kubeconfig, binDir string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Serve the CNI plugin of this node",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return daemon(cmd.Context(), configPath, kubeconfig)
+			return daemon(cmd.Context(), configPath, kubeconfig, binDir)
 		},
 	}
 	cmd.Flags().StringVar(&configPath, "config-path", "/tmp/spiderpool/config-map/conf.yml", "path of conf.yml")
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig to use outside a cluster; empty: the pod's service account")
+	cmd.Flags().StringVar(&binDir, "cni-bin-dir", "", "directory of the host's CNI plugins, where the plugin is put back if it vanishes; empty: it is not")
 	return cmd
 }
 
-func daemon(ctx context.Context, configPath, kubeconfig string) error {
+func daemon(ctx context.Context, configPath, kubeconfig, binDir string) error {
 	env, err := config.AgentFromEnv(os.Environ())
 	if err != nil {
 		return err
@@ -75,9 +77,18 @@ func daemon(ctx context.Context, configPath, kubeconfig string) error {
 		return fmt.Errorf("listen for gops: %w", err)
 	}
 	defer gops.Close()
+	mounts, err := mountedAt(binDir, filepath.Dir(conf.IPAMUnixSocketPath))
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, env.HealthPort, a.Health()) })
+	k := &keeper{from: program, to: binDir, socket: conf.IPAMUnixSocketPath, log: log}
+	if binDir != "" {
+		group.Go(func() error { k.keepInstalled(ctx); return nil })
+		group.Go(func() error { return watchMounts(ctx, mounts) })
+	}
+	group.Go(func() error { return serveHTTP(ctx, env.HealthPort, k.readiness(a.Health())) })
 	if env.EnabledMetric {
 		group.Go(func() error { return serveHTTP(ctx, env.MetricPort, a.Metrics()) })
 	}
