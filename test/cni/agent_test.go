@@ -8,6 +8,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -83,6 +84,36 @@ func TestGC(t *testing.T) {
 		t.Errorf("CHECK of the valid one: %v", err)
 	}
 	valid.del(t)
+	c.wantHolders(t, pool)
+}
+
+// TestGCOfARuntimeThatForgot is a runtime that lost what libcni remembers, so no
+// DEL comes: GC itself frees what is gone, and leaves what is still there.
+func TestGCOfARuntimeThatForgot(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.80.0.0/24", "10.80.0.16-10.80.0.255")
+	h := newHost(t)
+	network := h.network(t, "1.1.0", "spiderpool", pool) // the main plugins do not pass a GC on
+	valid, gone, alive := h.sandbox(t, network), h.sandbox(t, network), h.sandbox(t, network)
+	for _, s := range []*sandbox{valid, gone, alive} {
+		s.add(t)
+	}
+	if err := alive.links.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: alive.conf.IfName}}); err != nil {
+		t.Fatal(err)
+	}
+	gone.remove()
+	c.wantHolders(t, pool, valid, gone, alive)
+	h.runtime = h.newRuntime(t.TempDir())
+	err := h.runtime.GCNetworkList(t.Context(), valid.list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{
+		{ContainerID: valid.conf.ContainerID, IfName: valid.conf.IfName}}})
+	if err != nil {
+		t.Fatalf("GC: %v", err)
+	}
+	c.wantHolders(t, pool, valid, alive)
+	for _, s := range []*sandbox{valid, gone, alive} {
+		s.del(t)
+	}
 	c.wantHolders(t, pool)
 }
 
