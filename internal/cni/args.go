@@ -69,8 +69,14 @@ func readIPs(key string, value json.RawMessage, bad *faults) request {
 	return asked
 }
 
+// maxIPs is how many addresses one source may ask for: one of each family counts.
+const maxIPs = 16
+
 // parseIPs reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
 func parseIPs(list []string) ([]netip.Addr, error) {
+	if len(list) > maxIPs {
+		return nil, fmt.Errorf("found %d addresses, want at most %d", len(list), maxIPs)
+	}
 	var ips []netip.Addr
 	for _, s := range list {
 		s = strings.TrimSpace(s)
@@ -79,7 +85,7 @@ func parseIPs(list []string) ([]netip.Addr, error) {
 			ip, err = prefix.Addr(), nil
 		}
 		if err != nil || ip.Zone() != "" {
-			return nil, fmt.Errorf("found %q, want an address such as 10.6.1.7 or fd00::7", s)
+			return nil, fmt.Errorf("found %.60q, want an address such as 10.6.1.7 or fd00::7", s)
 		}
 		ips = append(ips, ip.Unmap())
 	}

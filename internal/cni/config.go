@@ -118,7 +118,7 @@ func (c *config) readIPAM(section json.RawMessage, bad *faults) {
 		field, known := fields[key]
 		switch {
 		case !known:
-			bad.add(wire.CodeUnsupportedField, "ipam has the unknown key %q; the known ones are %s", key,
+			bad.add(wire.CodeUnsupportedField, "ipam has the unknown key %.60q; the known ones are %s", key,
 				strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
 		case string(value) == `""` && textual(field):
 		case json.Unmarshal(value, field) != nil:
@@ -149,7 +149,7 @@ func want(field any) string {
 	case *socketPath:
 		return `the path of a socket below /run or /var/run, without "..", of at most 107 bytes`
 	case *logPath:
-		return `the path of a file below /var/log, without ".."`
+		return `the path of a file below /var/log, without "..", of at most 255 bytes`
 	}
 	return "a string"
 }
@@ -200,13 +200,20 @@ func (f *faults) add(code uint, format string, args ...any) {
 	*f = append(*f, &wire.Error{Code: code, Msg: fmt.Sprintf(format, args...)})
 }
 
+// maxFaults is how many faults one error tells: its text ends up in an Event, and a tenant may have written the configuration.
+const maxFaults = 10
+
 // err is nil if there are none, else one error with the code of the first.
 func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
 	all := &wire.Error{Code: f[0].Code, Msg: f[0].Msg}
-	for _, fault := range f[1:] {
+	for i, fault := range f[1:] {
+		if i+1 == maxFaults {
+			all.Msg += fmt.Sprintf("; and %d faults more", len(f)-maxFaults)
+			break
+		}
 		all.Msg += "; " + fault.Msg
 	}
 	return all

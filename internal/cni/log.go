@@ -46,14 +46,16 @@ const logRoot = "/var/log"
 // ownLogs is the directory below logRoot that is the product's: every file in it is the plugin's.
 const ownLogs = "spidernet"
 
-// logPath is the path of a log file.
+// logPath is the path of a log file, of at most maxLogPath bytes: each of its directories is made.
 type logPath string
+
+const maxLogPath = 255
 
 // UnmarshalText reads a path. That no symbolic link leads out of logRoot is looked after when a line is written.
 func (p *logPath) UnmarshalText(text []byte) error {
 	clean := filepath.Clean(string(text))
-	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(string(text), "/"), "..") {
-		return fmt.Errorf("%q is not below %s", text, logRoot)
+	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(string(text), "/"), "..") || len(clean) > maxLogPath {
+		return fmt.Errorf("%.60q is not the path of a log file", text)
 	}
 	*p = logPath(clean)
 	return nil

@@ -17,7 +17,8 @@ import (
 var unsafe = map[string][]string{
 	"ipam_unix_socket_path": {"/etc/x/s.sock", "/tmp/s.sock", "/run", "/run/", "run/s.sock", "/run/../etc/s.sock", "/run/a/../s.sock", "/var/run/../s.sock",
 		"/runs/s.sock", "/run/" + strings.Repeat("x", 103)},
-	"log_file_path": {"/etc/cron.d/x", "/var/log", "/var/log/", "/", "plugin.log", "/var/log/../spool/x", "/var/log/a/../x", "/var/logs/x", "/dev/null"},
+	"log_file_path": {"/etc/cron.d/x", "/var/log", "/var/log/", "/", "plugin.log", "/var/log/../spool/x", "/var/log/a/../x", "/var/logs/x", "/dev/null",
+		"/var/log/" + strings.Repeat("x/", 300)},
 }
 
 // TestUnsafePathsAreRefused: whoever may write a network configuration is not root on the node. Every verb refuses them but

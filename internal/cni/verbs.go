@@ -134,7 +134,7 @@ func (c *call) release(ctx context.Context, timeout time.Duration, note *wire.No
 		return nil
 	}
 	dir := wire.NotesDir(string(c.conf.socket))
-	c.log.Warn("the agent did not take the DEL: leave it a note", "dir", dir, "socket from", c.socketFrom, "error", err)
+	c.log.Warn("the agent did not take the DEL: leave it a note", "dir", dir, "because", c.socketFrom, "error", err)
 	if noteErr := wire.WriteNote(dir, *note); noteErr != nil {
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent did not take the DEL, and no note of it can "+
 			"be left in %s (%s): %v", dir, c.socketFrom, noteErr), Details: err.Error()}

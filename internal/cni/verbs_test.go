@@ -95,6 +95,16 @@ func TestErrors(t *testing.T) {
 		{"everything wrong is named", "ADD", nil, conf(ipamKey("clean_gateway", "yes"), ipamKey("log_level", "loud"), ipamKey("zzz", 1)), 7,
 			[]string{"clean_gateway", "log_level", "zzz"}},
 		{"a long value is cut", "ADD", nil, conf(ipamKey("clean_gateway", strings.Repeat("x", 10_000))), 7, []string{"xxx…, want"}},
+		{"many faults", "ADD", nil, conf(func(_, ipam object) {
+			for i := range 5000 {
+				ipam[fmt.Sprint("zz", i)] = 1
+			}
+		}), 2, []string{`"zz0"`, "and 4990 faults more"}},
+		{"a long key is cut", "ADD", nil, conf(ipamKey(strings.Repeat("x", 10_000), 1)), 2, []string{`"` + strings.Repeat("x", 60) + `"`}},
+		{"many addresses", "ADD", nil, conf(netKey("runtimeConfig", object{"ips": slices.Repeat([]string{"10.6.1.3"}, 17)})), 7,
+			[]string{"runtimeConfig.ips", "found 17 addresses, want at most 16"}},
+		{"many addresses in CNI_ARGS", "ADD", withArgs("IP=" + strings.Repeat("10.6.1.3,", 20) + "10.6.1.3;" + k8sArgs), conf(), 4,
+			[]string{"CNI_ARGS IP", "found 21 addresses"}},
 		{"bad runtimeConfig.ips", "ADD", nil, conf(netKey("runtimeConfig", object{"ips": []string{"10.6.1.300"}})), 7,
 			[]string{"runtimeConfig.ips", `"10.6.1.300"`}},
 		{"runtimeConfig.ips of a wrong type", "ADD", nil, conf(netKey("runtimeConfig", object{"ips": "10.6.1.3"})), 7,
@@ -144,6 +154,9 @@ func TestErrors(t *testing.T) {
 			if prefixed := strings.HasPrefix(failed.Msg, "spiderpool IP allocation error: "); prefixed != (test.verb == "ADD") {
 				t.Errorf("%s: %q", test.verb, failed.Msg)
 			}
+			if len(failed.Msg) > 5000 {
+				t.Errorf("the text has %d bytes", len(failed.Msg))
+			}
 			if w.verbs() != "" {
 				t.Errorf("the agent was asked %s", w.verbs())
 			}
@@ -157,7 +170,7 @@ func TestErrorsOfConfigurationsWithoutALogFile(t *testing.T) {
 		`{"name":"n"}`:                            "ipam: found nothing, want an object",
 		`{"name":"n","ipam":null}`:                "ipam: found null, want an object",
 		`{"name":"n","ipam":[7]}`:                 "ipam: found [7], want an object",
-		`{"name":"n","ipam":{"log_file_path":3}}`: `ipam.log_file_path: found 3, want the path of a file below /var/log, without ".."`,
+		`{"name":"n","ipam":{"log_file_path":3}}`: `ipam.log_file_path: found 3, want the path of a file below /var/log, without "..", of at most 255 bytes`,
 	} {
 		_, err := parse([]byte(stdin), defaults())
 		var failed *wire.Error
