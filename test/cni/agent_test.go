@@ -2,6 +2,8 @@ package cni_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +149,26 @@ func TestAway(t *testing.T) {
 	c.wantHolders(t, pool, young)
 	young.del(t)
 	c.wantHolders(t, pool)
+}
+
+// TestSocketIsRemoved clears the directory of the socket away, as tmpfiles or a
+// person may: the next pods are served all the same.
+func TestSocketIsRemoved(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.81.0.0/24", "10.81.0.16-10.81.0.255")
+	h := newHost(t)
+	network := h.network(t, "1.1.0", "macvlan", pool)
+	for _, gone := range []string{h.socket, filepath.Dir(h.socket)} {
+		if err := os.RemoveAll(gone); err != nil {
+			t.Fatal(err)
+		}
+		s := h.sandbox(t, network)
+		s.add(t)
+		c.wantHolders(t, pool, s)
+		s.del(t)
+		c.wantHolders(t, pool)
+	}
 }
 
 // TestRestart restarts the agent, and takes addresses out of the ledger while
