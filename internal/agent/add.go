@@ -128,12 +128,12 @@ func (a *Agent) who(ctx context.Context, ask *asker) error {
 	if ask.podContext, err = a.facts.PodContext(ctx, pod); err != nil {
 		return err
 	}
-	ask.podContext.Interface, ask.podContext.Conf = req.Interface, confOf(req)
+	ask.podContext.Interface, ask.podContext.ConfName, ask.podContext.Conf = req.Interface, req.Network, confOf(req)
 	ask.podContext.ClusterNetwork, ask.podContext.OwnNamespace = a.clusterNetwork, a.namespace
 	if ask.selection, err = pool.SelectionOf(ask.podContext, a.facts.Pools(), a.families); err != nil {
 		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
 	}
-	if ask.routes, err = pool.RoutesOf(ask.podContext); err != nil {
+	if ask.routes, _, err = pool.RoutesOf(ask.podContext); err != nil {
 		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
 	}
 	return ask.checkRequested()
@@ -379,7 +379,7 @@ func answer(held []*holding, routes []pool.Route, cleanGateway bool) *wire.Reply
 		for _, route := range wanted {
 			// Main plugins fail if a route is there, and the first says what counts.
 			known := slices.ContainsFunc(r.Routes, func(o wire.Route) bool { return o.Dst == route.Dst })
-			if p.Subnet.Contains(route.GW) && !known {
+			if p.Reaches(route.GW) && !known {
 				r.Routes = append(r.Routes, wire.Route{Dst: route.Dst, GW: route.GW})
 			}
 		}
