@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
@@ -112,9 +113,15 @@ func New(o Options) *Agent {
 	return &Agent{
 		node: o.Node, socket: o.Socket, families: o.Families, namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
 		facts: o.Facts, events: o.Events, log: o.Log,
-		ledger:  l,
-		live:    share(o.Facts.ReadPool),
-		scouts:  newScouts(l.OfPool, m.lists.Inc),
+		ledger: l,
+		live:   share(o.Facts.ReadPool),
+		scouts: newScouts(func(ctx context.Context, name string) (addr.Set, error) {
+			taken, strange, err := l.OfPool(ctx, name)
+			if len(strange) > 0 {
+				o.Log.Warn("SpiderIPs that name no address are left out", "pool", name, "count", len(strange), "first", strange[0])
+			}
+			return taken, err
+		}, m.lists.Inc),
 		waiters: line,
 		metrics: m,
 		timing:  production,
