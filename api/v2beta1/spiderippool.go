@@ -33,9 +33,9 @@ type SpiderIPPool struct {
 // +kubebuilder:validation:XValidation:rule=`!has(self.ipVersion) || (self.ipVersion == 6) == self.subnet.contains(':')`,fieldPath=".ipVersion",messageExpression=`'%d does not fit subnet %s: write %d or leave it out'.format([self.ipVersion, self.subnet, self.subnet.contains(':') ? 6 : 4])`,message="does not fit the subnet"
 // +kubebuilder:validation:XValidation:rule=`!has(self.ips) || !isCIDR(self.subnet) || [cidr(self.subnet)].all(net, self.ips.all(r, r.split('-', 2).all(a, !isIP(a) || net.containsIP(a))))`,fieldPath=".ips",messageExpression=`self.ips.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + ' is outside subnet ' + self.subnet`,message="must be inside the subnet"
 // +kubebuilder:validation:XValidation:rule=`!has(self.excludeIPs) || !isCIDR(self.subnet) || [cidr(self.subnet)].all(net, self.excludeIPs.all(r, r.split('-', 2).all(a, !isIP(a) || net.containsIP(a))))`,fieldPath=".excludeIPs",messageExpression=`self.excludeIPs.filter(r, r.split('-', 2).exists(a, isIP(a) && !cidr(self.subnet).containsIP(a)))[0] + ' is outside subnet ' + self.subnet`,message="must be inside the subnet"
-// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isIP(self.gateway) || !isCIDR(self.subnet) || cidr(self.subnet).containsIP(self.gateway)`,fieldPath=".gateway",messageExpression=`self.gateway + ' is outside subnet ' + self.subnet`,message="must be inside the subnet"
+// +kubebuilder:validation:XValidation:rule=`!has(self.gateway) || !isIP(self.gateway) || !isCIDR(self.subnet) || cidr(self.subnet).containsIP(self.gateway) || (self.subnet.contains(':') && self.gateway.contains(':') && ip(self.gateway).isLinkLocalUnicast())`,fieldPath=".gateway",messageExpression=`self.gateway + ' is outside subnet ' + self.subnet + (self.subnet.contains(':') ? ': write an address of the router inside it, or its link-local address' : ': write an address of the router inside it')`,message="must be inside the subnet"
 // +kubebuilder:validation:XValidation:rule=`!has(self.routes) || self.routes.all(r, r.dst.contains(':') == self.subnet.contains(':'))`,fieldPath=".routes",messageExpression=`'dst %s is not of the family of subnet %s'.format([self.routes.filter(r, r.dst.contains(':') != self.subnet.contains(':'))[0].dst, self.subnet])`,message="dst must be of the family of the subnet"
-// +kubebuilder:validation:XValidation:rule=`!has(self.routes) || !isCIDR(self.subnet) || [cidr(self.subnet)].all(net, self.routes.all(r, !isIP(r.gw) || net.containsIP(r.gw)))`,fieldPath=".routes",messageExpression=`'gw %s is outside subnet %s'.format([self.routes.filter(r, isIP(r.gw) && !cidr(self.subnet).containsIP(r.gw))[0].gw, self.subnet])`,message="gw must be inside the subnet"
+// +kubebuilder:validation:XValidation:rule=`!has(self.routes) || !isCIDR(self.subnet) || [cidr(self.subnet)].all(net, self.routes.all(r, !isIP(r.gw) || net.containsIP(r.gw) || (self.subnet.contains(':') && r.gw.contains(':') && ip(r.gw).isLinkLocalUnicast())))`,fieldPath=".routes",messageExpression=`'gw %s is outside subnet %s'.format([self.routes.filter(r, isIP(r.gw) && !cidr(self.subnet).containsIP(r.gw) && !(self.subnet.contains(':') && r.gw.contains(':') && ip(r.gw).isLinkLocalUnicast()))[0].gw, self.subnet])`,message="gw must be inside the subnet"
 type IPPoolSpec struct {
 	// IPVersion is the family of the addresses, 4 or 6. It follows from the subnet and may be left out. It never changes.
 	// +optional
@@ -69,8 +69,8 @@ type IPPoolSpec struct {
 	// +kubebuilder:validation:items:XValidation:rule=`self.contains(':') || !self.split('-', 2).all(a, isIP(a)) || [self.split('-', 2).map(a, a.split('.', 4).map(o, int(o)))].all(b, size(b) < 2 || b[0][0] * 16777216 + b[0][1] * 65536 + b[0][2] * 256 + b[0][3] <= b[1][0] * 16777216 + b[1][1] * 65536 + b[1][2] * 256 + b[1][3])`,message="the first address must not be after the last"
 	ExcludeIPs []string `json:"excludeIPs,omitempty"`
 
-	// Gateway is the next hop of the pods' default route, inside the subnet. Without it the pool brings no default
-	// route. It is never given to a pod.
+	// Gateway is the next hop of the pods' default route: inside the subnet, or for IPv6 the link-local address of the
+	// router. Without it the pool brings no default route. It is never given to a pod.
 	// +optional
 	// +kubebuilder:validation:MaxLength=39
 	// +kubebuilder:validation:XValidation:rule=`isIP(self)`,message="must be an IP address"
@@ -132,7 +132,7 @@ type Route struct {
 	// +kubebuilder:validation:Required
 	// +kubebuilder:validation:MaxLength=43
 	Dst string `json:"dst"`
-	// Gw is the next hop. In a pool or subnet it is inside the subnet.
+	// Gw is the next hop. In a pool or subnet it is inside the subnet, or for IPv6 a link-local address.
 	// +kubebuilder:validation:Required
 	// +kubebuilder:validation:MaxLength=39
 	Gw string `json:"gw"`

@@ -36,19 +36,27 @@ func ParseAddr(s string) (netip.Addr, error) {
 // ParsePrefix reads a prefix in network form, that is without host bits: 10.1.0.0/16, fd00::/64. The error names s and,
 // for a prefix with host bits, its network form.
 func ParsePrefix(s string) (netip.Prefix, error) {
-	if err := checkBlanks(s); err != nil {
-		return netip.Prefix{}, err
+	p, exact, err := ParseMasked(s)
+	if err == nil && !exact {
+		return netip.Prefix{}, fmt.Errorf("%q is not in network form: write %s", s, p)
 	}
-	p, err := netip.ParsePrefix(s)
+	return p, err
+}
+
+// ParseMasked reads a prefix that may have host bits, 10.1.2.3/16, and returns its network form, 10.1.0.0/16. exact says
+// that it had none.
+func ParseMasked(s string) (p netip.Prefix, exact bool, err error) {
+	if err := checkBlanks(s); err != nil {
+		return netip.Prefix{}, false, err
+	}
+	p, err = netip.ParsePrefix(s)
 	switch {
 	case err != nil:
-		return netip.Prefix{}, fmt.Errorf("%q is not a subnet such as 10.6.0.0/16 or fd00::/64: %s", s, reason(err))
+		return netip.Prefix{}, false, fmt.Errorf("%q is not a subnet such as 10.6.0.0/16 or fd00::/64: %s", s, reason(err))
 	case !PrefixRange(p).IsValid():
-		return netip.Prefix{}, fmt.Errorf("%q reaches into ::ffff:0:0/96, the IPv4-mapped addresses: write an IPv4 subnet", s)
-	case p != p.Masked():
-		return netip.Prefix{}, fmt.Errorf("%q is not in network form: write %s", s, p.Masked())
+		return netip.Prefix{}, false, fmt.Errorf("%q reaches into ::ffff:0:0/96, the IPv4-mapped addresses: write an IPv4 subnet", s)
 	}
-	return p, nil
+	return p.Masked(), p == p.Masked(), nil
 }
 
 // Name returns the name of the SpiderIP object of a: IPv4 as it is written, 10.6.1.7; IPv6 with all 32 digits, and dashes

@@ -83,12 +83,12 @@ func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
 	if r.Context, err = a.facts.PodContext(ctx, pod); err != nil {
 		return err
 	}
-	r.Context.Interface, r.Context.Conf = r.Interface, confOf(&r.Request)
+	r.Context.Interface, r.Context.ConfName, r.Context.Conf = r.Interface, r.Network, confOf(&r.Request)
 	r.Context.ClusterNetwork, r.Context.OwnNamespace = a.clusterNetwork, a.namespace
 	if r.Selection, err = pool.SelectionOf(r.Context, a.facts.Pools(), a.families); err != nil {
 		return fmt.Errorf("%w of interface %s: %w", errConfig, r.Interface, err)
 	}
-	if r.Routes, err = pool.RoutesOf(r.Context); err != nil {
+	if r.Routes, _, err = pool.RoutesOf(r.Context); err != nil {
 		return fmt.Errorf("%w of interface %s: %w", errConfig, r.Interface, err)
 	}
 	return checkRequested(r)
@@ -171,7 +171,11 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 	for _, g := range grants {
 		g.Lease.Told, g.Lease.Owned = lease.Yes, true
 	}
-	reply := answer(r, grants)
+	reply, left := answer(r, grants)
+	if len(left) > 0 {
+		a.log.Info("routes of the pod are left out on this interface: their next hops are not on it",
+			"pod", r.Pod.Namespace+"/"+r.Pod.Name, "interface", r.Interface, "routes", left)
+	}
 	a.leases.SetAnswer(k, reply)
 	a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, endpointOf(r, grants, reply))
 	return reply, nil

@@ -12,26 +12,32 @@ import (
 )
 
 // answer is what CNI is told: addresses with the prefix, gateway and routes of the pools as the fence read them, and those of
-// the pod's routes whose next hops are on this interface. A route to everything among these stands in for the one by the
-// gateway.
-func answer(r *allocation.Request, grants []*allocation.Grant) *wire.Reply {
-	reply := &wire.Reply{}
+// the pod's routes whose next hops are on this interface; left are the others. A route to everything among these stands in
+// for the one by the gateway.
+func answer(r *allocation.Request, grants []*allocation.Grant) (reply *wire.Reply, left []pool.Route) {
+	reply = &wire.Reply{}
+	taken := map[pool.Route]bool{}
 	for _, g := range grants {
 		p := g.Pool
 		reply.IPs = append(reply.IPs, wire.IP{Address: p.Prefix(lease.AddressOf(g.Lease.Entry)), Gateway: p.Gateway, Pool: p.Name})
-		wanted := slices.Concat(p.Routes, r.Routes)
-		if p.Gateway.IsValid() && !cleanGateway(r) {
-			wanted = append(wanted, pool.Route{Dst: everything(p.Family), GW: p.Gateway})
+		routes := slices.Clone(p.Routes)
+		for _, route := range r.Routes {
+			if p.TakesRoute(r.Interface, route) {
+				taken[route] = true
+				routes = append(routes, route)
+			}
 		}
-		for _, route := range wanted {
+		if p.Gateway.IsValid() && !cleanGateway(r) {
+			routes = append(routes, pool.Route{Dst: everything(p.Family), GW: p.Gateway})
+		}
+		for _, route := range routes {
 			// Main plugins fail if a route is there, and the first says what counts.
-			known := slices.ContainsFunc(reply.Routes, func(o wire.Route) bool { return o.Dst == route.Dst })
-			if p.Subnet.Contains(route.GW) && !known {
+			if !slices.ContainsFunc(reply.Routes, func(o wire.Route) bool { return o.Dst == route.Dst }) {
 				reply.Routes = append(reply.Routes, wire.Route{Dst: route.Dst, GW: route.GW})
 			}
 		}
 	}
-	return reply
+	return reply, slices.DeleteFunc(slices.Clone(r.Routes), func(route pool.Route) bool { return taken[route] })
 }
 
 func everything(f pool.Family) netip.Prefix {

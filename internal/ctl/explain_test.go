@@ -144,7 +144,7 @@ func TestExplain(t *testing.T) {
 			"pool z* does not serve: no IPv4 IPPool has such a name", "the next address comes from pool half"}, "IPv6"},
 		{"has", "eth0", []string{"holds 10.1.0.10 of pool full (container c1)"}, "10.1.0.20"},
 		{"has", "net2", []string{"holds 10.1.0.20 of pool half"}, "10.1.0.10"},
-		{"bound", "eth0", []string{`unmatched Node labels of IPPool: spec.nodeAffinity is "zone=b"`, "an ADD is refused: no IPPool available, interface eth0 gets no IPv4 address from [bound]"}, ""},
+		{"bound", "eth0", []string{`unmatched Node labels of IPPool bound: spec.nodeAffinity is "zone=b"`, "an ADD is refused: no IPPool available, interface eth0 gets no IPv4 address from [bound]"}, ""},
 		{"busy", "eth0", []string{"an ADD waits for an address, and is then told: no IPPool available", "pool full: all IP addresses used out: 0 free of 2, 1 terminating"}, ""},
 		{"plain", "eth0", []string{"refused: no IPPool available", "note: the CNI configuration is on the node"}, ""},
 		{"crooked", "eth0", []string{"refused: wrong input, invalid format of Pod annotation 'ipam.spidernet.io/ippool'"}, ""},

@@ -80,6 +80,21 @@ func (w *Facts) Pod(ctx context.Context, namespace, name, uid string) (*corev1.P
 			return p, nil
 		}
 	}
+	p, err := w.readPod(ctx, key, uid)
+	if err == nil && p.Spec.NodeName != w.node {
+		return nil, fmt.Errorf("pod %s is bound to node %q, this is the agent of node %q: %w", key, p.Spec.NodeName, w.node, ErrOtherNode)
+	}
+	return p, err
+}
+
+// PodOfAnyNode returns a pod as it is now, whichever node it is on; gone says that there is none of that UID any more.
+func (w *Facts) PodOfAnyNode(ctx context.Context, namespace, name, uid string) (p *corev1.Pod, gone bool, err error) {
+	p, err = w.readPod(ctx, client.ObjectKey{Namespace: namespace, Name: name}, uid)
+	return p, Gone(err), err
+}
+
+// readPod asks the API server. Errors as of Pod, but for ErrOtherNode.
+func (w *Facts) readPod(ctx context.Context, key client.ObjectKey, uid string) (*corev1.Pod, error) {
 	p := &corev1.Pod{}
 	err := w.live.Get(ctx, key, p)
 	static := uid != "" && len(uid) != uidLength
@@ -94,8 +109,6 @@ func (w *Facts) Pod(ctx context.Context, namespace, name, uid string) (*corev1.P
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
 	case uid != "" && !is(p, uid):
 		return nil, fmt.Errorf("pod %s has UID %s, the container runtime gave %s: %w", key, p.UID, uid, ErrOtherPod)
-	case p.Spec.NodeName != w.node:
-		return nil, fmt.Errorf("pod %s is bound to node %q, this is the agent of node %q: %w", key, p.Spec.NodeName, w.node, ErrOtherNode)
 	}
 	return p, nil
 }

@@ -49,7 +49,9 @@ func (l *Ledger) Claim(ctx context.Context, ip *v2beta1.SpiderIP) error {
 	created := &v2beta1.SpiderIP{Spec: ip.Spec}
 	created.Name = addr.Name(a)
 	ip.Name = created.Name
-	err = l.client.Create(ctx, created)
+	if err = over(ctx); err == nil {
+		err = l.client.Create(ctx, created)
+	}
 	if err == nil {
 		*ip = *created
 	}
@@ -67,7 +69,10 @@ func (l *Ledger) Claim(ctx context.Context, ip *v2beta1.SpiderIP) error {
 // still on its way would delete what this call has just confirmed.
 func (l *Ledger) Update(ctx context.Context, ip *v2beta1.SpiderIP) error {
 	metav1.SetMetaDataAnnotation(&ip.ObjectMeta, v2beta1.AnnotationWritten, rand.String(8))
-	err := l.client.Update(ctx, ip)
+	err := over(ctx)
+	if err == nil {
+		err = l.client.Update(ctx, ip)
+	}
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrLost)
 	}
@@ -78,7 +83,10 @@ func (l *Ledger) Update(ctx context.Context, ip *v2beta1.SpiderIP) error {
 // error. Errors: ErrLost (it is now something else: leave it), ErrUnknown, or
 // a refusal after which nothing was deleted.
 func (l *Ledger) Release(ctx context.Context, ip *v2beta1.SpiderIP) error {
-	err := l.client.Delete(ctx, ip, client.Preconditions{UID: &ip.UID, ResourceVersion: &ip.ResourceVersion})
+	err := over(ctx)
+	if err == nil {
+		err = l.client.Delete(ctx, ip, client.Preconditions{UID: &ip.UID, ResourceVersion: &ip.ResourceVersion})
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil
@@ -120,24 +128,35 @@ func (l *Ledger) All(ctx context.Context) ([]v2beta1.SpiderIP, error) {
 	return list.Items, nil
 }
 
-// OfPool returns the addresses held in the name of a pool, as of a moment
-// after the call.
-func (l *Ledger) OfPool(ctx context.Context, pool string) (addr.Set, error) {
+// OfPool returns the addresses held in the name of a pool, as of a moment after
+// the call. strange are the names of entries that name no address; somebody made
+// them who is not Spiderpool, and they hold nothing.
+func (l *Ledger) OfPool(ctx context.Context, pool string) (taken addr.Set, strange []string, err error) {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPList"))
 	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.pool": pool}); err != nil {
-		return addr.Set{}, fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
+		return addr.Set{}, nil, fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
 	}
 	ranges := make([]addr.Range, 0, len(list.Items))
 	for i := range list.Items {
 		a, err := addr.ParseName(list.Items[i].Name)
 		if err != nil {
-			return addr.Set{}, fmt.Errorf("SpiderIP %q: %w", list.Items[i].Name, err)
+			strange = append(strange, list.Items[i].Name)
+			continue
 		}
 		r, _ := addr.MakeRange(a, a)
 		ranges = append(ranges, r)
 	}
-	return addr.MakeSet(ranges...), nil
+	return addr.MakeSet(ranges...), strange, nil
+}
+
+// over says that nothing is sent any more for a context that has ended: the
+// client would not say so.
+func over(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", apiclient.ErrNotSent, context.Cause(ctx))
 }
 
 // outcome sorts the error of a write: what the API server refused did not

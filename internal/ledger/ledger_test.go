@@ -9,7 +9,10 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
@@ -110,10 +113,10 @@ func TestLists(t *testing.T) {
 			t.Fatal(i, err)
 		}
 	}
-	if set, err := l.OfPool(ctx, "web"); err != nil || set.String() != "10.1.0.1-10.1.0.2, 10.1.0.4, fd01::1" {
+	if set, strange, err := l.OfPool(ctx, "web"); err != nil || len(strange) > 0 || set.String() != "10.1.0.1-10.1.0.2, 10.1.0.4, fd01::1" {
 		t.Errorf("pool: %s, %v", set, err)
 	}
-	if set, err := l.OfPool(ctx, "none"); err != nil || !set.IsEmpty() {
+	if set, _, err := l.OfPool(ctx, "none"); err != nil || !set.IsEmpty() {
 		t.Errorf("no pool: %s, %v", set, err)
 	}
 	entries, err := l.OfNode(ctx, "n1")
@@ -153,5 +156,41 @@ func TestOutcome(t *testing.T) {
 	}
 	if err := outcome("claim", nil, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStrangeNames: an entry whose name is no address does not hide the others.
+func TestStrangeNames(t *testing.T) {
+	c := open(t).client.(client.WithWatch)
+	l := New(interceptor.NewClient(c, interceptor.Funcs{
+		List: func(_ context.Context, _ client.WithWatch, l client.ObjectList, _ ...client.ListOption) error {
+			for _, name := range []string{"10.1.0.1", "10.1.0.01", "web", "10.1.0.2"} {
+				l.(*metav1.PartialObjectMetadataList).Items = append(l.(*metav1.PartialObjectMetadataList).Items,
+					metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name}})
+			}
+			return nil
+		},
+	}))
+	taken, strange, err := l.OfPool(t.Context(), "p")
+	if err != nil || taken.String() != "10.1.0.1-10.1.0.2" || fmt.Sprint(strange) != "[10.1.0.01 web]" {
+		t.Errorf("taken %s, strange %v, %v", taken, strange, err)
+	}
+}
+
+// TestEndedContext: a write for a context that has ended is not sent, and is
+// known not to be.
+func TestEndedContext(t *testing.T) {
+	l := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e := entry("10.1.9.9", "p", "n", "c")
+	e.Name, e.UID, e.ResourceVersion = "10.1.9.9", "u", "1"
+	for verb, write := range map[string]func(context.Context, *v2beta1.SpiderIP) error{"claim": l.Claim, "update": l.Update, "release": l.Release} {
+		if err := write(ctx, e); !errors.Is(err, apiclient.ErrNotSent) || errors.Is(err, ErrUnknown) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
+	if got, err := l.Get(t.Context(), e.Name); got != nil || err != nil {
+		t.Errorf("it is there: %v, %v", got, err)
 	}
 }

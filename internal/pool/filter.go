@@ -79,14 +79,16 @@ func (p *Pool) Refuses(s *PodContext, f Family) string {
 }
 
 func (p *Pool) refusesNode(s *PodContext) string {
-	return unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels)
+	return p.unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels)
 }
 
 func (p *Pool) refusesNamespace(s *PodContext) string {
-	return unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels)
+	return p.unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels)
 }
 
-func (p *Pool) refusesPod(s *PodContext) string { return unmatched("Pod", nil, p.pod, "", s.PodLabels) }
+func (p *Pool) refusesPod(s *PodContext) string {
+	return p.unmatched("Pod", nil, p.pod, "", s.PodLabels)
+}
 
 // refusesNetwork binds a pool to Multus networks, if it names any.
 func (p *Pool) refusesNetwork(s *PodContext) string {
@@ -102,7 +104,8 @@ func (p *Pool) refusesNetwork(s *PodContext) string {
 			return ""
 		}
 	}
-	return fmt.Sprintf("unmatched Multus name of IPPool: spec.multusName is %v, %s is of %s", p.multusName, s.Interface, network)
+	return fmt.Sprintf("unmatched Multus name of IPPool %s: interface %s is not matched, it is of %s and spec.multusName is %v",
+		p.Name, s.Interface, network, p.multusName)
 }
 
 // refusesParent keeps pods on the parent interface's own subnet, if the network
@@ -114,14 +117,15 @@ func (p *Pool) refusesParent(s *PodContext) string {
 	return fmt.Sprintf("match_master_subnet: its subnet %s holds none of the parent interface's addresses %v", p.Subnet, s.Conf.Parent)
 }
 
-func unmatched(kind string, names []string, selector labels.Selector, name string, set map[string]string) string {
+// unmatched is what tools look for: the first words up to the pool's name stay.
+func (p *Pool) unmatched(kind string, names []string, selector labels.Selector, name string, set map[string]string) string {
 	switch {
 	case len(names) > 0:
 		if !slices.Contains(names, name) {
-			return fmt.Sprintf("unmatched %s name of IPPool: spec.%sName is %v, this is %s", kind, strings.ToLower(kind), names, name)
+			return fmt.Sprintf("unmatched %s name of IPPool %s: spec.%sName is %v, this is %s", kind, p.Name, strings.ToLower(kind), names, name)
 		}
 	case selector != nil && !selector.Matches(labels.Set(set)):
-		return fmt.Sprintf("unmatched %s labels of IPPool: spec.%sAffinity is %q", kind, strings.ToLower(kind), selector)
+		return fmt.Sprintf("unmatched %s labels of IPPool %s: spec.%sAffinity is %q", kind, p.Name, strings.ToLower(kind), selector)
 	}
 	return ""
 }

@@ -20,22 +20,22 @@ var bonds = []struct {
 	insteadOf     string
 	rank          int // 1 comes first
 }{
-	{name: "nodeName", rank: 2, why: "unmatched Node name of IPPool", insteadOf: "nodeAffinity",
+	{name: "nodeName", rank: 2, why: "unmatched Node name of IPPool p: ", insteadOf: "nodeAffinity",
 		fits:    func(p *v2beta1.SpiderIPPool) { p.Spec.NodeName = []string{"n0", "n1"} },
 		fitsNot: func(p *v2beta1.SpiderIPPool) { p.Spec.NodeName = []string{"n0"} }},
-	{name: "nodeAffinity", rank: 3, why: "unmatched Node labels of IPPool",
+	{name: "nodeAffinity", rank: 3, why: "unmatched Node labels of IPPool p: ",
 		fits:    func(p *v2beta1.SpiderIPPool) { p.Spec.NodeAffinity = selecting("zone", "a") },
 		fitsNot: func(p *v2beta1.SpiderIPPool) { p.Spec.NodeAffinity = selecting("zone", "b") }},
-	{name: "namespaceName", rank: 4, why: "unmatched Namespace name of IPPool", insteadOf: "namespaceAffinity",
+	{name: "namespaceName", rank: 4, why: "unmatched Namespace name of IPPool p: ", insteadOf: "namespaceAffinity",
 		fits:    func(p *v2beta1.SpiderIPPool) { p.Spec.NamespaceName = []string{"shop"} },
 		fitsNot: func(p *v2beta1.SpiderIPPool) { p.Spec.NamespaceName = []string{"bank"} }},
-	{name: "namespaceAffinity", rank: 5, why: "unmatched Namespace labels of IPPool",
+	{name: "namespaceAffinity", rank: 5, why: "unmatched Namespace labels of IPPool p: ",
 		fits:    func(p *v2beta1.SpiderIPPool) { p.Spec.NamespaceAffinity = selecting("team", "blue") },
 		fitsNot: func(p *v2beta1.SpiderIPPool) { p.Spec.NamespaceAffinity = selecting("team", "red") }},
-	{name: "podAffinity", rank: 1, why: "unmatched Pod labels of IPPool",
+	{name: "podAffinity", rank: 1, why: "unmatched Pod labels of IPPool p: ",
 		fits:    func(p *v2beta1.SpiderIPPool) { p.Spec.PodAffinity = selecting("app", "web") },
 		fitsNot: func(p *v2beta1.SpiderIPPool) { p.Spec.PodAffinity = selecting("app", "db") }},
-	{name: "multusName", rank: 6, why: "unmatched Multus name of IPPool",
+	{name: "multusName", rank: 6, why: "unmatched Multus name of IPPool p: ",
 		fits:    func(p *v2beta1.SpiderIPPool) { p.Spec.MultusName = []string{"infra/vlan9", "vlan10"} },
 		fitsNot: func(p *v2beta1.SpiderIPPool) { p.Spec.MultusName = []string{"infra/vlan10"} }},
 	{name: "parent", rank: 7, why: "match_master_subnet",
@@ -168,8 +168,8 @@ func TestMultusName(t *testing.T) {
 		{"no Multus, not asked for", parsed(t, "p"), without, ""},
 		{"no Multus", parsed(t, "p", names("a")), without, "cluster-network multus isn't set"},
 		{"second interface", parsed(t, "p", names("shop/b")), asks(pod(networksKey, "b"), ifname("net1")), ""},
-		{"a name without namespace is in the agent's", parsed(t, "p", names("b")), asks(pod(networksKey, "b"), ifname("net1")), "net1 is of shop/b"},
-		{"of another network", parsed(t, "p", names("shop/a")), asks(pod(networksKey, "a,b"), ifname("net2")), "net2 is of shop/b"},
+		{"a name without namespace is in the agent's", parsed(t, "p", names("b")), asks(pod(networksKey, "b"), ifname("net1")), "interface net1 is not matched, it is of shop/b"},
+		{"of another network", parsed(t, "p", names("shop/a")), asks(pod(networksKey, "a,b"), ifname("net2")), "unmatched Multus name of IPPool p: interface net2 is not matched, it is of shop/b and spec.multusName is [shop/a]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := tc.pool.Refuses(tc.s, IPv4); (got == "") != (tc.why == "") || !strings.Contains(got, tc.why) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/spidernet-io/spiderpool/internal/addr"
@@ -18,9 +19,82 @@ type Usage struct {
 	Where       string
 	// Reserved is how many more the pool has that are given to nobody.
 	Reserved addr.Count
+	// Holders are pods that hold addresses, those first that people should see
+	// first; maxHolders of them are shown.
+	Holders []Holder
 }
 
-// String is "3 free of 50, 2 terminating, 5 more reserved".
+// maxHolders is how many holders a message names.
+const maxHolders = 3
+
+// Holder is a pod that holds an address which somebody else wants.
+type Holder struct {
+	// Pod is "namespace/name", Node the node it is on.
+	Pod, Node string
+	// State says how the pod is: "running", "being deleted", "gone"; empty if it is
+	// not known.
+	State string
+	// Owner is the topmost controller, "Deployment web"; empty if it is not known.
+	Owner string
+	// SameOwner says that the pod that asks has the same: a rolling update may have
+	// made it before this one is to go.
+	SameOwner bool
+}
+
+// String is "shop/web-1 on node n2 (running, of Deployment web)", and what to do
+// if an update waits for itself.
+func (h Holder) String() string {
+	text := h.Pod
+	if h.Node != "" {
+		text += " on node " + h.Node
+	}
+	var more []string
+	if h.State != "" {
+		more = append(more, h.State)
+	}
+	if h.Owner != "" && h.SameOwner {
+		more = append(more, "of the same "+h.Owner)
+	} else if h.Owner != "" {
+		more = append(more, "of "+h.Owner)
+	}
+	if h.waitsForAsker() {
+		more = append(more, "which keeps it until the new pod is ready: add an address, or set strategy.rollingUpdate.maxSurge: 0 and maxUnavailable: 1")
+	}
+	if len(more) > 0 {
+		text += " (" + strings.Join(more, ", ") + ")"
+	}
+	return text
+}
+
+// waitsForAsker reports whether a rolling update keeps the holder until the pod
+// that asks is ready.
+func (h Holder) waitsForAsker() bool {
+	return h.SameOwner && h.State == "running" && strings.HasPrefix(h.Owner, "Deployment ")
+}
+
+// heldBy lists the first of the holders.
+func heldBy(holders []Holder) string {
+	var out []string
+	for _, h := range holders[:min(len(holders), maxHolders)] {
+		out = append(out, h.String())
+	}
+	if more := len(holders) - maxHolders; more > 0 {
+		out = append(out, fmt.Sprintf("%d more", more))
+	}
+	return "held by " + strings.Join(out, ", ")
+}
+
+// HeldRequest is why an address that was asked for is not given: who holds it. A
+// holder without a name is one of whom only the ledger's word is known.
+func HeldRequest(a netip.Addr, h Holder) string {
+	if h.Pod == "" {
+		return fmt.Sprintf("the address %s that was asked for is held by another pod: 'kubectl get spiderip %s' shows by whom", a, addr.Name(a))
+	}
+	return fmt.Sprintf("the address %s that was asked for is held by %s", a, h)
+}
+
+// String is "3 free of 50, 2 terminating, 5 more reserved; held by shop/web-1 on
+// node n2 (running, of Deployment web)".
 func (u Usage) String() string {
 	text := fmt.Sprintf("%s free of %s", u.Free, u.Size)
 	if u.Terminating > 0 {
@@ -28,6 +102,9 @@ func (u Usage) String() string {
 	}
 	if u.Reserved != (addr.Count{}) {
 		text += fmt.Sprintf(", %s more reserved", u.Reserved)
+	}
+	if len(u.Holders) > 0 {
+		text += "; " + heldBy(u.Holders)
 	}
 	return text
 }

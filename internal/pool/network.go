@@ -11,47 +11,20 @@ import (
 // firstInterface is what container runtimes call the first interface of a pod.
 const firstInterface = "eth0"
 
-// network is one network of a pod, as Multus reads it: "namespace/name", and
-// the interface that it becomes.
-type network struct{ name, ifname string }
-
-// networks lists the further networks of a pod, from the annotation
-// k8s.v1.cni.cncf.io/networks: a JSON list, or [namespace/]name[@interface]
-// with commas between. The n-th, from 1, is net<n> unless it says otherwise
-// (Kubernetes Network Custom Resource Definition De-facto Standard 1.3, §4.1).
-func (s *PodContext) networks() ([]network, error) {
-	const key = v2beta1.AnnotationMultusNetworks
-	text := strings.TrimSpace(s.PodAnnotations[key])
-	var elements []element
-	if strings.HasPrefix(text, "[") {
-		if err := json.Unmarshal([]byte(text), &elements); err != nil {
-			return nil, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w", key, err)
-		}
-	} else {
-		for one := range strings.SplitSeq(text, ",") {
-			if one = strings.TrimSpace(one); one != "" {
-				elements = append(elements, parseElement(one))
-			}
-		}
-	}
-	var out []network
-	for i, e := range elements {
-		if e.Name == "" {
-			return nil, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': entry %d names no network", key, i+1)
-		}
-		if e.Interface == "" {
-			e.Interface = fmt.Sprintf("net%d", i+1)
-		}
-		out = append(out, network{e.in(s.Namespace), e.Interface})
-	}
-	return out, nil
-}
+// Multus makes the interfaces of a pod in this order: eth0 of the cluster's
+// network or the one that the pod chose, those of its setting defaultNetworks,
+// and those of the pod's annotation networks. The n-th after eth0 is net<n>,
+// unless the annotation names its interface. So net<n> need not be the n-th of
+// the annotation: nobody here knows defaultNetworks. What tells is the name of
+// the network configuration, which comes with the CNI call.
 
 // element is how a network is named in an annotation or a setting.
 type element struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	Interface string `json:"interface"`
+	// InterfaceRequest is what Multus before 3.2 called it, and understands still.
+	InterfaceRequest string `json:"interfaceRequest"`
 }
 
 func parseElement(text string) (e element) {
@@ -71,6 +44,43 @@ func (e element) in(namespace string) string {
 	return namespace + "/" + e.Name
 }
 
+// parseElements reads a JSON list, or [namespace/]name[@interface] with commas
+// between (Kubernetes Network Custom Resource Definition De-facto Standard 1.3,
+// section 4.1).
+func parseElements(key, text string) ([]element, error) {
+	var elements []element
+	text = strings.TrimSpace(text)
+	if strings.HasPrefix(text, "[") {
+		if err := json.Unmarshal([]byte(text), &elements); err != nil {
+			return nil, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w", key, err)
+		}
+	} else {
+		for one := range strings.SplitSeq(text, ",") {
+			if one = strings.TrimSpace(one); one != "" {
+				elements = append(elements, parseElement(one))
+			}
+		}
+	}
+	if len(elements) > MaxInterfaces {
+		return nil, fmt.Errorf("wrong input, Pod annotation '%s' names %d networks, at most %d are accepted", key, len(elements), MaxInterfaces)
+	}
+	for i := range elements {
+		e := &elements[i]
+		if e.Name == "" {
+			return nil, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': entry %d names no network", key, i+1)
+		}
+		if e.Interface == "" {
+			e.Interface = e.InterfaceRequest
+		}
+	}
+	return elements, nil
+}
+
+// networks are the further networks of a pod.
+func (s *PodContext) networks() ([]element, error) {
+	return parseElements(v2beta1.AnnotationMultusNetworks, s.PodAnnotations[v2beta1.AnnotationMultusNetworks])
+}
+
 // defaultNetwork is the network of eth0: what the pod chooses by the annotation
 // v1.multus-cni.io/default-network, else that of the cluster; "" if neither
 // says.
@@ -80,21 +90,21 @@ func (s *PodContext) defaultNetwork() (string, error) {
 	if text == "" {
 		text = s.ClusterNetwork
 	}
+	if text == "" {
+		return "", nil
+	}
 	if !strings.HasPrefix(text, "[") {
-		if text == "" {
-			return "", nil
-		}
 		return parseElement(text).in(s.OwnNamespace), nil
 	}
-	var elements []element
-	if err := json.Unmarshal([]byte(text), &elements); err != nil || len(elements) != 1 || elements[0].Name == "" {
+	elements, err := parseElements(key, text)
+	if err != nil || len(elements) != 1 {
 		return "", fmt.Errorf("wrong input, invalid format of Pod annotation '%s': want one network, found %s", key, text)
 	}
 	return elements[0].in(s.OwnNamespace), nil
 }
 
 // Network returns the Multus network of the interface, as "namespace/name". It
-// is an error if nothing says which it is.
+// is an error if nothing says for sure which it is.
 func (s *PodContext) Network() (string, error) {
 	if s.Interface == firstInterface {
 		name, err := s.defaultNetwork()
@@ -108,11 +118,20 @@ func (s *PodContext) Network() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	i, err := s.indexIn(all)
+	if s.isDefaultNetwork(all) {
+		return element{Name: s.ConfName}.in(s.defaultNamespace()), nil
+	}
+	at, err := s.placesIn(all)
 	if err != nil {
 		return "", err
 	}
-	return all[i].name, nil
+	name := all[at[0]].in(s.Namespace)
+	for _, i := range at[1:] {
+		if all[i].in(s.Namespace) != name {
+			return "", s.uncertain()
+		}
+	}
+	return name, nil
 }
 
 // position is the place of the interface in the pod: 0 is eth0, n the n-th
@@ -125,15 +144,99 @@ func (s *PodContext) position() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	i, err := s.indexIn(all)
-	return i + 1, err
+	at, err := s.placesIn(all)
+	switch {
+	case err != nil:
+		return 0, err
+	case len(at) > 1:
+		return 0, s.uncertain()
+	}
+	return at[0] + 1, nil
 }
 
-func (s *PodContext) indexIn(all []network) (int, error) {
-	for i, n := range all {
-		if n.ifname == s.Interface {
-			return i, nil
+// isDefaultNetwork reports whether the interface can only be one of Multus'
+// defaultNetworks: every network of the annotation names its interface, and none
+// names this one.
+func (s *PodContext) isDefaultNetwork(all []element) bool {
+	for _, e := range all {
+		if e.Interface == "" || e.Interface == s.Interface {
+			return false
 		}
 	}
-	return 0, fmt.Errorf("the Pod annotation %s has no network for the interface %s", v2beta1.AnnotationMultusNetworks, s.Interface)
+	return s.ConfName != "" && s.number() > 0
+}
+
+// defaultNamespace is that of Multus' own networks, the cluster's among them.
+func (s *PodContext) defaultNamespace() string {
+	if e := parseElement(s.ClusterNetwork); e.Namespace != "" {
+		return e.Namespace
+	}
+	return s.OwnNamespace
+}
+
+// placesIn returns which entries of the annotation the interface may be, at
+// least one: the entry that names it; else those before which there may be
+// defaultNetworks enough and whose network has the name of the call's
+// configuration. The entry at the interface's own number is preferred to others
+// of the same network.
+func (s *PodContext) placesIn(all []element) (at []int, err error) {
+	n := s.number()
+	for i, e := range all {
+		if e.Interface == s.Interface {
+			return []int{i}, nil
+		}
+		if e.Interface == "" && i < n && (e.Name == s.ConfName || s.ConfName == "" && i == n-1) {
+			at = append(at, i)
+		}
+	}
+	switch {
+	case len(at) == 0 && s.ConfName != "" && len(all) > 0 && n > 0:
+		return nil, s.uncertain()
+	case len(at) == 0:
+		return nil, fmt.Errorf("the Pod annotation %s has no network for the interface %s", v2beta1.AnnotationMultusNetworks, s.Interface)
+	}
+	if last := at[len(at)-1]; last == n-1 && s.sameNetwork(all, at) {
+		return []int{last}, nil
+	}
+	return at, nil
+}
+
+func (s *PodContext) sameNetwork(all []element, at []int) bool {
+	for _, i := range at {
+		if all[i].in(s.Namespace) != all[at[0]].in(s.Namespace) {
+			return false
+		}
+	}
+	return true
+}
+
+// number is n of net<n>; 0 if the interface is called otherwise.
+func (s *PodContext) number() (n int) {
+	if _, err := fmt.Sscanf(s.Interface, "net%d", &n); err != nil || s.Interface != fmt.Sprintf("net%d", n) {
+		return 0
+	}
+	return max(n, 0)
+}
+
+// uncertain is why it cannot be told which entry of the annotation an interface
+// is.
+func (s *PodContext) uncertain() error {
+	return fmt.Errorf("nothing says which network of the Pod annotation %s the interface %s is, whose network configuration is called %q: "+
+		`Multus may have defaultNetworks before them; name the interface of each network there (name@%s, in JSON "interface":"%s"), `+
+		"or give the configuration the name of its NetworkAttachmentDefinition",
+		v2beta1.AnnotationMultusNetworks, s.Interface, s.ConfName, s.Interface, s.Interface)
+}
+
+// KnownInterfaces are those that the pod is known to have: eth0 and those of the
+// networks it names, as long as Multus has no defaultNetworks.
+func (s *PodContext) KnownInterfaces() ([]string, error) {
+	all, err := s.networks()
+	out := []string{firstInterface}
+	for i, e := range all {
+		if e.Interface == "" {
+			e.Interface = fmt.Sprintf("net%d", i+1)
+		}
+		out = append(out, e.Interface)
+	}
+	return out, err
 }

@@ -16,7 +16,12 @@ type PodContext struct {
 
 	// Interface is the name that the interface has in the pod, as CNI gives it.
 	Interface string
-	Conf      Conf
+	// ConfName is the name of the interface's network configuration (CNI:
+	// "name"); Multus gives that of the NetworkAttachmentDefinition's
+	// configuration, or of the definition itself if that has none. Empty if it is
+	// not known, as on the command line.
+	ConfName string
+	Conf     Conf
 
 	// ClusterNetwork is the Multus network of eth0 of a pod that chooses none,
 	// as "namespace/name" or "name"; empty if there is none. Networks that are

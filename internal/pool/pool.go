@@ -63,6 +63,8 @@ type Pool struct {
 	Gateway netip.Addr
 	Routes  []Route
 	Default bool
+	// Warnings tell an administrator what was not taken as it is written.
+	Warnings []string
 
 	disabled    bool
 	terminating bool
@@ -141,8 +143,8 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 		switch {
 		case err != nil:
 			errs = append(errs, field.Invalid(spec.Child("gateway"), text, err.Error()))
-		case !p.Subnet.Contains(gateway):
-			errs = append(errs, field.Invalid(spec.Child("gateway"), text, fmt.Sprintf("outside the subnet %s", p.Subnet)))
+		case !p.Reaches(gateway):
+			errs = append(errs, field.Invalid(spec.Child("gateway"), text, p.unreachable()))
 		default:
 			p.Gateway = gateway
 			p.Addresses = p.Addresses.Without(gateway)
@@ -168,37 +170,75 @@ func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
 }
 
 func (p *Pool) parseRoutes(spec *field.Path, routes []v2beta1.Route) (errs field.ErrorList) {
+	seen := map[netip.Prefix]bool{}
 	for i, r := range routes {
 		path := spec.Child("routes").Index(i)
-		route, err := ParseRoute(r.Dst, r.Gw)
+		route, warning, err := ParseRoute(r.Dst, r.Gw)
+		if warning != "" {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %s", path.Child("dst"), warning))
+		}
 		switch {
 		case err != nil:
 			errs = append(errs, field.Invalid(path, r.Dst+" via "+r.Gw, err.Error()))
 		case FamilyOf(route.GW) != p.Family:
 			errs = append(errs, field.Invalid(path.Child("gw"), r.Gw, fmt.Sprintf("the pool is %s", p.Family)))
-		case !p.Subnet.Contains(route.GW):
-			errs = append(errs, field.Invalid(path.Child("gw"), r.Gw, fmt.Sprintf("outside the subnet %s", p.Subnet)))
+		case !p.Reaches(route.GW):
+			errs = append(errs, field.Invalid(path.Child("gw"), r.Gw, p.unreachable()))
+		case route.Dst.Bits() == 0:
+			errs = append(errs, field.Invalid(path.Child("dst"), r.Dst, "the default route is not written here: set the gateway"))
+		case seen[route.Dst]:
+			p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %s is the destination of an earlier route, which counts", path, route.Dst))
 		default:
+			seen[route.Dst] = true
 			p.Routes = append(p.Routes, route)
 		}
 	}
 	return errs
 }
 
+// Reaches reports whether a next hop is on the link of the pool's interfaces: in
+// the subnet, or a link-local IPv6 address, which is what routers announce
+// (RFC 4861, section 4.2).
+func (p *Pool) Reaches(hop netip.Addr) bool {
+	return p.Subnet.Contains(hop) || p.Family == IPv6 && isLinkLocal(hop)
+}
+
+// TakesRoute reports whether a route of a pod belongs to an interface that this
+// pool serves: the one whose subnet holds the next hop. A link-local next hop
+// says nothing of the interface; its route belongs to the first, eth0, so that
+// no two interfaces get it.
+func (p *Pool) TakesRoute(ifname string, r Route) bool {
+	return p.Subnet.Contains(r.GW) || p.Family == IPv6 && isLinkLocal(r.GW) && ifname == firstInterface
+}
+
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// unreachable is why a next hop is refused.
+func (p *Pool) unreachable() string {
+	if p.Family == IPv6 {
+		return fmt.Sprintf("outside the subnet %s: write an address of the router inside it, or its link-local address (fe80::/10)", p.Subnet)
+	}
+	return fmt.Sprintf("outside the subnet %s: write the router's address inside it", p.Subnet)
+}
+
 // ParseRoute reads one route; destination and gateway must be of one family.
-func ParseRoute(dst, gw string) (Route, error) {
-	prefix, err := addr.ParsePrefix(dst)
+// Host bits of the destination are masked, which a warning says.
+func ParseRoute(dst, gw string) (r Route, warning string, err error) {
+	prefix, exact, err := addr.ParseMasked(dst)
 	if err != nil {
-		return Route{}, err
+		return Route{}, "", err
 	}
 	gateway, err := addr.ParseAddr(gw)
 	if err != nil {
-		return Route{}, err
+		return Route{}, "", err
 	}
 	if FamilyOf(prefix.Addr()) != FamilyOf(gateway) {
-		return Route{}, fmt.Errorf("destination %s and gateway %s are of different families", dst, gw)
+		return Route{}, "", fmt.Errorf("destination %s and gateway %s are of different families", dst, gw)
 	}
-	return Route{Dst: prefix, GW: gateway}, nil
+	if !exact {
+		warning = fmt.Sprintf("%s has host bits and counts as %s: write that", dst, prefix)
+	}
+	return Route{Dst: prefix, GW: gateway}, warning, nil
 }
 
 func (p *Pool) parseSelectors(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {

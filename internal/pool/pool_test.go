@@ -82,7 +82,12 @@ func TestParseRefuses(t *testing.T) {
 		{"overlap within the list", spec("fd00::/64", []string{"fd00::10-fd00::20", "fd00::1f-fd00::30"}), []string{"spec.ips", "fd00::10-fd00::20", "fd00::1f-fd00::30"}},
 		{"mapped", spec("10.1.0.0/16", []string{"::ffff:10.1.0.9"}), []string{"spec.ips", "::ffff:10.1.0.9"}},
 		{"excluded elsewhere", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.ExcludeIPs = []string{"10.2.0.1"} }), []string{"spec.excludeIPs"}},
-		{"gateway elsewhere", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("10.2.0.1") }), []string{"spec.gateway"}},
+		{"gateway elsewhere", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("10.2.0.1") }), []string{"spec.gateway", "outside the subnet 10.1.0.0/16: write the router's address inside it"}},
+		{"link-local gateway of IPv4", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("169.254.1.1") }), []string{"spec.gateway"}},
+		{"link-local gateway of the other family", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("fe80::1") }), []string{"spec.gateway"}},
+		{"IPv6 gateway elsewhere", spec("fd00::/64", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("fd01::1") }), []string{"spec.gateway", "or its link-local address (fe80::/10)"}},
+		{"gateway with a zone", spec("fd00::/64", nil, func(o *v2beta1.SpiderIPPool) { o.Spec.Gateway = ptr("fe80::1%eth0") }), []string{"spec.gateway", "zone"}},
+		{"default route by host bits", spec("10.1.0.0/16", nil, route("10.9.0.0/0", "10.1.0.1")), []string{"spec.routes[0].dst", "set the gateway"}},
 		{"route via elsewhere", spec("10.1.0.0/16", nil, route("10.9.0.0/16", "10.2.0.1")), []string{"spec.routes[0].gw"}},
 		{"route of two families", spec("10.1.0.0/16", nil, route("fd00::/64", "10.1.0.1")), []string{"spec.routes[0]", "famil"}},
 		{"selector", spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) {
@@ -130,7 +135,7 @@ func TestRefuses(t *testing.T) {
 			o.Status.AllocatedIPs, o.Status.ObservedGeneration = ptr("{}"), 1
 		}, IPv4, ""},
 		{"this node", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeName = []string{"n0", "n1"} }, IPv4, ""},
-		{"another node", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeName = []string{"n0"} }, IPv4, "unmatched Node name of IPPool"},
+		{"another node", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeName = []string{"n0"} }, IPv4, "unmatched Node name of IPPool web: spec.nodeName is [n0], this is n1"},
 		{"node labels", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeAffinity = selector("zone", "a") }, IPv4, ""},
 		{"other node labels", func(o *v2beta1.SpiderIPPool) { o.Spec.NodeAffinity = selector("zone", "b") }, IPv4, "zone=b"},
 		{"nodeName stands before nodeAffinity", func(o *v2beta1.SpiderIPPool) {
@@ -197,4 +202,58 @@ func everySecond(n int) (out []string) {
 		out = append(out, fmt.Sprintf("10.%d.%d.0-10.%d.%d.255", i/128, i%128*2, i/128, i%128*2))
 	}
 	return out
+}
+
+// TestNextHops: which next hops are on the link, and to which interface a pod's
+// route through them belongs.
+func TestNextHops(t *testing.T) {
+	v4, errs := Parse(spec("10.1.0.0/16", nil))
+	v6, more := Parse(spec("fd00::/64", []string{"fd00::10"}, func(o *v2beta1.SpiderIPPool) {
+		o.Spec.Gateway, o.Spec.Routes = ptr("fe80::1"), []v2beta1.Route{{Dst: "fd09::/64", Gw: "FE80::2"}}
+	}))
+	if errs = append(errs, more...); len(errs) > 0 {
+		t.Fatal(errs.ToAggregate())
+	}
+	if v6.Gateway.String() != "fe80::1" || len(v6.Routes) != 1 || v6.Addresses.String() != "fd00::10" {
+		t.Errorf("%+v", v6)
+	}
+	for _, tc := range []struct {
+		pool              *Pool
+		hop               string
+		reaches, net1, e0 bool
+	}{
+		{v4, "10.1.0.1", true, true, true},
+		{v4, "10.2.0.1", false, false, false},
+		{v4, "169.254.0.1", false, false, false},
+		{v4, "fe80::1", false, false, false},
+		{v6, "fd00::1", true, true, true},
+		{v6, "fd01::1", false, false, false},
+		{v6, "fe80::9", true, false, true},
+		{v6, "10.1.0.1", false, false, false},
+	} {
+		r := Route{GW: netip.MustParseAddr(tc.hop)}
+		if got := v(tc.pool.Reaches(r.GW), tc.pool.TakesRoute("net1", r), tc.pool.TakesRoute("eth0", r)); got != v(tc.reaches, tc.net1, tc.e0) {
+			t.Errorf("%s of %s: %s", tc.hop, tc.pool.Subnet, got)
+		}
+	}
+}
+
+func v(bools ...bool) string { return fmt.Sprint(bools) }
+
+// TestHostBits: a route that existing installations have is taken for what it
+// means, and told of.
+func TestHostBits(t *testing.T) {
+	p, errs := Parse(spec("10.1.0.0/16", nil, func(o *v2beta1.SpiderIPPool) {
+		o.Spec.Routes = []v2beta1.Route{{Dst: "10.20.1.0/16", Gw: "10.1.0.1"}, {Dst: "10.20.0.0/16", Gw: "10.1.0.2"}, {Dst: "10.30.0.0/16", Gw: "10.1.0.2"}}
+	}))
+	if len(errs) > 0 {
+		t.Fatal(errs.ToAggregate())
+	}
+	if got := fmt.Sprint(p.Routes); got != "[{10.20.0.0/16 10.1.0.1} {10.30.0.0/16 10.1.0.2}]" {
+		t.Error(got)
+	}
+	want := []string{"spec.routes[0].dst: 10.20.1.0/16 has host bits and counts as 10.20.0.0/16: write that", "spec.routes[1]: 10.20.0.0/16 is the destination of an earlier route, which counts"}
+	if fmt.Sprint(p.Warnings) != fmt.Sprint(want) {
+		t.Errorf("%q", p.Warnings)
+	}
 }

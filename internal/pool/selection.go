@@ -31,17 +31,28 @@ type Selection struct {
 // spec.default.
 const FromDefaults = "spec.default"
 
+// What a tenant may write. More is refused: nothing needs it, and the agent of a
+// node must not be kept busy by one annotation.
+const (
+	// MaxNames is how many pools may be named for one family of an interface.
+	MaxNames = 64
+	// MaxInterfaces is how many interfaces the annotation ippools, and how many
+	// networks that of Multus, may name.
+	MaxInterfaces = 64
+	// MaxRoutes is how many routes a pod may ask for.
+	MaxRoutes = 100
+	// maxName is the length of a name of a pool (RFC 1123 subdomain).
+	maxName = 253
+)
+
 // SelectionOf returns the selection of the first source that is present, which decides
 // alone: the pod's annotation ippools, its annotation ippool, its namespace's
 // default pools, the names in the network configuration, the pools with
-// spec.default. Families that are not enabled are left out of it. ErrNoSelection is
-// returned if no source is present; any other error is malformed input.
+// spec.default. Families that are not enabled are left out of it, and what stands
+// there is not looked at. ErrNoSelection is returned if no source is present; any other error is malformed input.
 func SelectionOf(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
-	selection, err := source(s, pools)
+	selection, err := source(s, pools, enabled)
 	if err != nil {
-		return Selection{}, err
-	}
-	if err := selection.check(); err != nil {
 		return Selection{}, err
 	}
 	named := selection.Names
@@ -51,15 +62,18 @@ func SelectionOf(s *PodContext, pools []*Pool, enabled []Family) (Selection, err
 			selection.Names[f] = named[f]
 		}
 	}
+	if err := selection.check(); err != nil {
+		return Selection{}, err
+	}
 	if len(selection.Names) == 0 {
 		return Selection{}, fmt.Errorf("no IPPool available: %s names none of an enabled family (%v)", selection.Source, enabled)
 	}
 	return selection, nil
 }
 
-func source(s *PodContext, pools []*Pool) (Selection, error) {
-	for _, of := range []func(*PodContext) (Selection, bool, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
-		if selection, present, err := of(s); present || err != nil {
+func source(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
+	for _, of := range []func(*PodContext, []Family) (Selection, bool, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
+		if selection, present, err := of(s, enabled); present || err != nil {
 			return selection, err
 		}
 	}
@@ -68,7 +82,7 @@ func source(s *PodContext, pools []*Pool) (Selection, error) {
 
 // ofSubnets stands where automatic pools will: what asks for one must not be
 // served from elsewhere.
-func ofSubnets(s *PodContext) (Selection, bool, error) {
+func ofSubnets(s *PodContext, _ []Family) (Selection, bool, error) {
 	for _, key := range []string{v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet} {
 		if _, ok := s.PodAnnotations[key]; ok {
 			return Selection{}, true, fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled",
@@ -89,7 +103,7 @@ func (n names) selection(source string) Selection {
 }
 
 // ofPod reads {"ipv4":["a","b"],"ipv6":["c"]}.
-func ofPod(s *PodContext) (Selection, bool, error) {
+func ofPod(s *PodContext, _ []Family) (Selection, bool, error) {
 	const key = v2beta1.AnnotationIPPool
 	text, ok := s.PodAnnotations[key]
 	if !ok {
@@ -108,7 +122,7 @@ func ofPod(s *PodContext) (Selection, bool, error) {
 
 // ofInterfaces reads [{"interface":"eth0","ipv4":["a"],"ipv6":["c"],"cleangateway":true}]:
 // by name, or if no entry names its interface, by position.
-func ofInterfaces(s *PodContext) (Selection, bool, error) {
+func ofInterfaces(s *PodContext, enabled []Family) (Selection, bool, error) {
 	const key = v2beta1.AnnotationIPPools
 	text, ok := s.PodAnnotations[key]
 	if !ok {
@@ -117,7 +131,7 @@ func ofInterfaces(s *PodContext) (Selection, bool, error) {
 	var all []interfacePools
 	err := json.Unmarshal([]byte(text), &all)
 	if err == nil {
-		err = checkInterfaces(all)
+		err = checkInterfaces(all, enabled)
 	}
 	if err != nil {
 		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; "+
@@ -140,21 +154,29 @@ type interfacePools struct {
 
 func (p interfacePools) selection(source string) Selection { return p.names.selection(source) }
 
-func checkInterfaces(all []interfacePools) error {
-	if len(all) == 0 {
+func checkInterfaces(all []interfacePools, enabled []Family) error {
+	switch {
+	case len(all) == 0:
 		return errors.New("it has no entry")
+	case len(all) > MaxInterfaces:
+		return fmt.Errorf("it has %d entries, at most %d are accepted", len(all), MaxInterfaces)
 	}
+	seen := map[string]bool{}
 	for i, p := range all {
 		switch {
 		case (p.Interface == "") != (all[0].Interface == ""):
 			return errors.New("NIC should be either all specified or all unspecified")
-		case p.Interface != "" && slices.ContainsFunc(all[:i], func(o interfacePools) bool { return o.Interface == p.Interface }):
+		case p.Interface != "" && seen[p.Interface]:
 			return fmt.Errorf("duplicate interface %s", p.Interface)
 		case len(p.IPv4)+len(p.IPv6) == 0:
 			return fmt.Errorf("entry %d names no pool", i+1)
 		}
-		if err := p.selection("entry " + fmt.Sprint(i+1)).check(); err != nil {
-			return err
+		seen[p.Interface] = true
+		entry := p.selection("entry " + fmt.Sprint(i+1))
+		for _, f := range enabled {
+			if err := entry.checkFamily(f); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -176,7 +198,7 @@ func indexOf(all []interfacePools, s *PodContext) (int, error) {
 }
 
 // ofNamespace reads the default pools of a namespace, ["a","b"] for each family.
-func ofNamespace(s *PodContext) (Selection, bool, error) {
+func ofNamespace(s *PodContext, enabled []Family) (Selection, bool, error) {
 	selection := Selection{Source: "the default pools of Namespace " + s.Namespace, Names: map[Family][]string{}}
 	keys := map[Family]string{IPv4: v2beta1.AnnotationDefaultIPv4IPPool, IPv6: v2beta1.AnnotationDefaultIPv6IPPool}
 	for _, f := range Families {
@@ -186,7 +208,7 @@ func ofNamespace(s *PodContext) (Selection, bool, error) {
 			continue
 		}
 		var v []string
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
+		if err := json.Unmarshal([]byte(text), &v); err != nil && slices.Contains(enabled, f) {
 			return Selection{}, true, fmt.Errorf(`wrong input, invalid format of annotation '%s' of Namespace %s: %w; wanted ["pool"]`, key, s.Namespace, err)
 		}
 		selection.Names[f] = v
@@ -194,7 +216,7 @@ func ofNamespace(s *PodContext) (Selection, bool, error) {
 	return selection, len(selection.Names[IPv4])+len(selection.Names[IPv6]) > 0, nil
 }
 
-func ofConf(s *PodContext) (Selection, bool, error) {
+func ofConf(s *PodContext, _ []Family) (Selection, bool, error) {
 	return Selection{Source: "the CNI configuration", Names: s.Conf.Pools}, len(s.Conf.Pools[IPv4])+len(s.Conf.Pools[IPv6]) > 0, nil
 }
 
@@ -221,21 +243,34 @@ func ofDefaults(pools []*Pool) (Selection, error) {
 	return w, nil
 }
 
-// check refuses what cannot be meant: a pool named twice, an empty name, a
-// pattern that is none.
+// check refuses what cannot be meant: too many pools, a pool named twice, an
+// empty name, a pattern that is none.
 func (w Selection) check() error {
 	for _, f := range Families {
-		for i, name := range w.Names[f] {
-			if name == "" {
-				return fmt.Errorf("wrong input, %s: the name of an IPPool is empty", w.Source)
-			}
-			if slices.Contains(w.Names[f][:i], name) {
-				return fmt.Errorf("wrong input, duplicate IPPool %s in %s", name, w.Source)
-			}
-			if _, err := path.Match(name, ""); err != nil {
-				return fmt.Errorf("wrong input, %s: %q is no pattern of IPPool names: %w", w.Source, name, err)
-			}
+		if err := w.checkFamily(f); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (w Selection) checkFamily(f Family) error {
+	if n := len(w.Names[f]); n > MaxNames && w.Source != FromDefaults {
+		return fmt.Errorf("wrong input, %s names %d %s pools, at most %d are accepted: a pattern may stand for many", w.Source, n, f, MaxNames)
+	}
+	seen := map[string]bool{}
+	for _, name := range w.Names[f] {
+		switch _, err := path.Match(name, ""); {
+		case name == "":
+			return fmt.Errorf("wrong input, %s: the name of an IPPool is empty", w.Source)
+		case len(name) > maxName:
+			return fmt.Errorf("wrong input, %s: the name of an IPPool has %d characters, at most %d are accepted", w.Source, len(name), maxName)
+		case seen[name]:
+			return fmt.Errorf("wrong input, duplicate IPPool %s in %s", name, w.Source)
+		case err != nil:
+			return fmt.Errorf("wrong input, %s: %q is no pattern of IPPool names: %w", w.Source, name, err)
+		}
+		seen[name] = true
 	}
 	return nil
 }
@@ -244,6 +279,7 @@ func (w Selection) check() error {
 // names of the family's pools that match, sorted, and leaves out what stands
 // earlier in the list. unmatched are the patterns that no pool matches.
 func (w Selection) Expand(f Family, pools []*Pool) (names, unmatched []string) {
+	seen := map[string]bool{}
 	for _, name := range w.Names[f] {
 		matches := []string{name}
 		if strings.ContainsAny(name, `*?[\`) {
@@ -252,7 +288,8 @@ func (w Selection) Expand(f Family, pools []*Pool) (names, unmatched []string) {
 			}
 		}
 		for _, match := range matches {
-			if !slices.Contains(names, match) {
+			if !seen[match] {
+				seen[match] = true
 				names = append(names, match)
 			}
 		}
@@ -271,31 +308,37 @@ func matching(pattern string, f Family, pools []*Pool) (out []string) {
 }
 
 // RoutesOf reads the routes that a pod asks for in the annotation routes,
-// [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]. Each belongs to the interface
-// whose subnet holds its gateway.
-func RoutesOf(s *PodContext) (out []Route, err error) {
+// [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]; TakesRoute says to which interface
+// each belongs. Warnings tell what was not taken as it is written.
+func RoutesOf(s *PodContext) (out []Route, warnings []string, err error) {
 	const key = v2beta1.AnnotationRoutes
 	text, ok := s.PodAnnotations[key]
 	if !ok {
-		return nil, nil
+		return nil, nil, nil
 	}
 	var routes []v2beta1.Route
 	if err = json.Unmarshal([]byte(text), &routes); err == nil {
-		out, err = parseRoutes(routes)
+		out, warnings, err = parseRoutes(routes)
 	}
 	if err != nil {
-		return nil, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
+		return nil, nil, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
 	}
-	return out, nil
+	return out, warnings, nil
 }
 
-func parseRoutes(routes []v2beta1.Route) (out []Route, err error) {
+func parseRoutes(routes []v2beta1.Route) (out []Route, warnings []string, err error) {
+	if len(routes) > MaxRoutes {
+		return nil, nil, fmt.Errorf("it has %d routes, at most %d are accepted", len(routes), MaxRoutes)
+	}
 	for i, r := range routes {
-		route, err := ParseRoute(r.Dst, r.Gw)
+		route, warning, err := ParseRoute(r.Dst, r.Gw)
 		if err != nil {
-			return nil, fmt.Errorf("route %d: %w", i+1, err)
+			return nil, nil, fmt.Errorf("route %d: %w", i+1, err)
+		}
+		if warning != "" {
+			warnings = append(warnings, fmt.Sprintf("Pod annotation %s, route %d: %s", v2beta1.AnnotationRoutes, i+1, warning))
 		}
 		out = append(out, route)
 	}
-	return out, nil
+	return out, warnings, nil
 }

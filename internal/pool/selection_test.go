@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -153,6 +154,10 @@ func TestEnabledFamilies(t *testing.T) {
 		{"IPv4 alone", both, []Family{IPv4}, map[Family][]string{IPv4: {"a"}}, ""},
 		{"IPv6 alone", both, []Family{IPv6}, map[Family][]string{IPv6: {"b"}}, ""},
 		{"one of two is asked for", asks(pod(ippool, `{"ipv6":["b"]}`)), []Family{IPv4, IPv6}, map[Family][]string{IPv6: {"b"}}, ""},
+		{"what is off is not looked at, pod", asks(pod(ippool, `{"ipv4":["a"],"ipv6":["","","["]}`)), []Family{IPv4}, map[Family][]string{IPv4: {"a"}}, ""},
+		{"what is off is not looked at, interfaces", asks(pod(ippools, `[{"interface":"eth0","ipv4":["a"],"ipv6":[""]},{"interface":"net1","ipv6":["b","b"]}]`)), []Family{IPv4}, map[Family][]string{IPv4: {"a"}}, ""},
+		{"what is off is not looked at, namespace", asks(namespace(ns4, `["a"]`), namespace(ns6, `no list`)), []Family{IPv4}, map[Family][]string{IPv4: {"a"}}, ""},
+		{"what is off is not looked at, configuration", asks(conf([]string{"a"}, []string{""})), []Family{IPv4}, map[Family][]string{IPv4: {"a"}}, ""},
 		{"only the other is asked for", asks(pod(ippool, `{"ipv4":["a"]}`)), []Family{IPv6}, nil, "no IPPool available: Pod annotation ipam.spidernet.io/ippool names none of an enabled family ([IPv6])"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -204,19 +209,23 @@ func TestExpand(t *testing.T) {
 func TestRoutesOf(t *testing.T) {
 	for _, tc := range []struct{ text, want, err string }{
 		{`[{"dst":"10.9.0.0/16","gw":"10.1.0.1"},{"dst":"fd09::/64","gw":"fd01::1"}]`, "10.9.0.0/16 10.1.0.1, fd09::/64 fd01::1", ""},
+		{`[{"dst":"fd09::/64","gw":"fe80::1"}]`, "fd09::/64 fe80::1", ""},
+		{`[{"dst":"10.9.1.2/16","gw":"10.1.0.1"}]`, "10.9.0.0/16 10.1.0.1, Pod annotation ipam.spidernet.io/routes, route 1: 10.9.1.2/16 has host bits and counts as 10.9.0.0/16: write that", ""},
+		{"[" + strings.Repeat(`{"dst":"10.9.0.0/16","gw":"10.1.0.1"},`, MaxRoutes) + `{"dst":"10.8.0.0/16","gw":"10.1.0.1"}]`, "", "it has 101 routes, at most 100 are accepted"},
 		{`[]`, "", ""},
 		{`[{"dst":"10.9.0.0/16","gw":"fd01::1"}]`, "", "route 1: destination 10.9.0.0/16 and gateway fd01::1 are of different families"},
 		{`[{"dst":"10.9.0.0/16","gw":"10.1.0.1"},{"dst":"x","gw":"10.1.0.1"}]`, "", "route 2"},
 		{`[{"dst":"10.9.0.0/16"}]`, "", "route 1"},
 		{`{}`, "", "wrong input, invalid format of Pod annotation 'ipam.spidernet.io/routes'"},
 	} {
-		t.Run(tc.text, func(t *testing.T) {
-			routes, err := RoutesOf(asks(pod(v2beta1.AnnotationRoutes, tc.text)))
+		t.Run(tc.text[:min(len(tc.text), 80)], func(t *testing.T) {
+			routes, warnings, err := RoutesOf(asks(pod(v2beta1.AnnotationRoutes, tc.text)))
 			wantError(t, err, tc.err)
 			var got []string
 			for _, r := range routes {
 				got = append(got, r.Dst.String()+" "+r.GW.String())
 			}
+			got = append(got, warnings...)
 			if strings.Join(got, ", ") != tc.want {
 				t.Errorf("got %v, want %s", got, tc.want)
 			}
@@ -237,7 +246,7 @@ func FuzzAnnotations(f *testing.F) {
 		at = max(at, 0) % len(keys)
 		s := asks(pod(ippool, other), ifname(name), pod(keys[at], text), namespace(keys[at], text))
 		_, _ = s.Network()
-		_, _ = RoutesOf(s)
+		_, _, _ = RoutesOf(s)
 		w, err := SelectionOf(s, pools, Families[:])
 		if err != nil {
 			if len(w.Names) > 0 {
@@ -255,4 +264,68 @@ func FuzzAnnotations(f *testing.F) {
 			t.Errorf("%q and %q are accepted and name no pool", text, other)
 		}
 	})
+}
+
+// TestBounds: of every list that a tenant writes there is a length that is
+// refused, with the bound in the message, and one below that is not.
+func TestBounds(t *testing.T) {
+	list := func(n int, one func(int) string) string {
+		var out []string
+		for i := range n {
+			out = append(out, one(i))
+		}
+		return strings.Join(out, ",")
+	}
+	names := func(n int) string {
+		return list(n, func(i int) string { return fmt.Sprintf("%q", fmt.Sprint("p", i)) })
+	}
+	entries := func(n int) string {
+		return "[" + list(n, func(i int) string { return fmt.Sprintf(`{"interface":"eth%d","ipv4":["p"]}`, i) }) + "]"
+	}
+	networks := func(n int) string { return list(n, func(i int) string { return fmt.Sprintf("n%d", i) }) }
+	selects := func(edit ...func(*PodContext)) func() error {
+		return func() error { _, err := SelectionOf(asks(edit...), nil, Families[:]); return err }
+	}
+	many := func(n int) (out []string) {
+		for i := range n {
+			out = append(out, fmt.Sprint("p", i))
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		name string
+		do   func() error
+		err  string
+	}{
+		{"ippool", selects(pod(ippool, `{"ipv4":[`+names(MaxNames)+`]}`)), ""},
+		{"ippool, more", selects(pod(ippool, `{"ipv4":[`+names(20000)+`]}`)), "names 20000 IPv4 pools, at most 64 are accepted"},
+		{"ippools", selects(pod(ippools, entries(MaxInterfaces))), ""},
+		{"ippools, more", selects(pod(ippools, entries(MaxInterfaces+1))), "it has 65 entries, at most 64 are accepted"},
+		{"ippools, more pools of one", selects(pod(ippools, `[{"interface":"eth0","ipv6":[`+names(MaxNames+1)+`]}]`)), "names 65 IPv6 pools"},
+		{"namespace", selects(namespace(ns4, `[`+names(MaxNames+1)+`]`)), "names 65 IPv4 pools"},
+		{"configuration", selects(conf(many(MaxNames+1), nil)), "names 65 IPv4 pools"},
+		{"a long name", selects(pod(ippool, `{"ipv4":["`+strings.Repeat("a", 254)+`"]}`)), "has 254 characters, at most 253"},
+		{"networks", func() error {
+			_, err := asks(ifname("net1"), pod(networksKey, networks(MaxInterfaces))).Network()
+			return err
+		}, ""},
+		{"networks, more", func() error {
+			_, err := asks(ifname("net1"), pod(networksKey, networks(MaxInterfaces+1))).Network()
+			return err
+		}, "names 65 networks, at most 64 are accepted"},
+	} {
+		t.Run(tc.name, func(t *testing.T) { wantError(t, tc.do(), tc.err) })
+	}
+}
+
+// TestManyDefaults: the bounds are for tenants; an administrator may make as many
+// default pools as he likes.
+func TestManyDefaults(t *testing.T) {
+	var pools []*Pool
+	for i := range 2 * MaxNames {
+		pools = append(pools, &Pool{Name: fmt.Sprint("p", i), Family: IPv4, Default: true})
+	}
+	if w, err := SelectionOf(asks(), pools, Families[:]); err != nil || len(w.Names[IPv4]) != len(pools) {
+		t.Errorf("%d names, %v", len(w.Names[IPv4]), err)
+	}
 }

@@ -118,7 +118,7 @@ func twoZones(s *scenario) {
 func (s *scenario) attachment(name string, segment lab.Segment, ipam map[string]any) {
 	s.Helper()
 	ipam["type"] = "spiderpool"
-	conf, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": s.namespace + "-" + name, "type": "macvlan",
+	conf, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "type": "macvlan",
 		"master": segment.Interface, "mode": "bridge", "ipam": ipam})
 	if err != nil {
 		s.Fatal(err)

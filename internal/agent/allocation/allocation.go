@@ -69,7 +69,11 @@ func New(o Options) *Allocator {
 	a.lists.Keep = 2 * lastGap
 	a.lists.Read = func(ctx context.Context, pool string) (addr.Set, error) {
 		a.metrics.Lists.Inc()
-		return a.ledger.OfPool(ctx, pool)
+		taken, strange, err := a.ledger.OfPool(ctx, pool)
+		if len(strange) > 0 {
+			a.log.Warn("SpiderIPs that name no address are left out", "pool", pool, "count", len(strange), "first", strange[0])
+		}
+		return taken, err
 	}
 	return a
 }

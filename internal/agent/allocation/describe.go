@@ -2,12 +2,41 @@ package allocation
 
 import (
 	"context"
+	"net/netip"
+	"time"
 
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
-// describe says of full pools which addresses come free next, for people.
+const (
+	// holdersOf is of how many addresses at most a full pool is told with its holders: each costs reads.
+	holdersOf = 3
+	// describeTime bounds those reads.
+	describeTime = 2 * time.Second
+)
+
+// describe says of full pools, for people, who has their addresses and which come free next.
 func (a *Allocator) describe(ctx context.Context, r *Request, refused *Refused) {
+	ctx, cancel := context.WithTimeout(ctx, describeTime)
+	defer cancel()
+	a.countTerminating(refused)
+	for _, full := range refused.Full {
+		if full.Candidates.Count().Cmp(addr.CountOf(holdersOf)) > 0 {
+			continue
+		}
+		for held := range full.Candidates.Ranges() {
+			for address := held.From(); held.Contains(address); address = address.Next() {
+				a.addHolder(ctx, r, &full.Usage, address)
+			}
+		}
+	}
+}
+
+// countTerminating counts the addresses of full pools that pods of this node hold which are being deleted.
+func (a *Allocator) countTerminating(refused *Refused) {
 	for _, o := range a.leases.Owners() {
 		i, unlock, ok := a.leases.TryLock(o, false)
 		if !ok {
@@ -23,4 +52,39 @@ func (a *Allocator) describe(ctx context.Context, r *Request, refused *Refused) 
 		}
 		unlock()
 	}
+}
+
+// addHolder adds who holds an address.
+func (a *Allocator) addHolder(ctx context.Context, r *Request, u *pool.Usage, address netip.Addr) {
+	entry, err := a.ledger.Get(ctx, addr.Name(address))
+	if err != nil || entry == nil {
+		return
+	}
+	u.Holders = append(u.Holders, a.holder(ctx, r, entry))
+}
+
+// holder says who holds an entry, as far as that can be found out.
+func (a *Allocator) holder(ctx context.Context, r *Request, entry *v2beta1.SpiderIP) pool.Holder {
+	p := entry.Spec.Pod
+	h := pool.Holder{Pod: p.Namespace + "/" + p.Name, Node: entry.Spec.Node}
+	pod, gone, err := a.facts.PodOfAnyNode(ctx, p.Namespace, p.Name, p.UID)
+	switch {
+	case gone:
+		h.State = "gone, its container not yet"
+		return h
+	case err != nil:
+		return h
+	case pod.DeletionTimestamp != nil:
+		h.State = "being deleted"
+	default:
+		h.State = "running"
+	}
+	top, err := a.facts.TopOwner(ctx, pod)
+	if err != nil || top.UID == pod.UID {
+		return h
+	}
+	h.Owner = top.Kind + " " + top.Name
+	own, err := a.facts.TopOwner(ctx, r.Pod)
+	h.SameOwner = err == nil && own.UID == top.UID
+	return h
 }

@@ -33,6 +33,20 @@ var (
 type Full struct {
 	Candidates addr.Set
 	Usage      pool.Usage
+	// Asked is the address that was asked for, if it is the only candidate.
+	Asked netip.Addr
+}
+
+// reason says it for people.
+func (f *Full) reason() string {
+	if !f.Asked.IsValid() {
+		return f.Usage.UsedOut()
+	}
+	var holder pool.Holder
+	if len(f.Usage.Holders) > 0 {
+		holder = f.Usage.Holders[0]
+	}
+	return pool.HeldRequest(f.Asked, holder)
 }
 
 // Refused is the error of an interface that gets no address of a family: which pools were tried and why each did not serve.
@@ -57,6 +71,7 @@ func (e *Refused) add(name, why string) {
 }
 
 func (e *Refused) full(name string, full *Full) {
+	full.Asked = e.Asked
 	e.Full[name] = full
 	e.add(name, "")
 }
@@ -66,7 +81,7 @@ func (e *Refused) Error() string {
 	out := pool.Unserved{Interface: e.ifname, Family: e.family, Selection: e.selection}
 	for _, r := range e.why {
 		if full := e.Full[r.Pool]; full != nil && r.Why == "" {
-			r.Why = full.Usage.UsedOut()
+			r.Why = full.reason()
 		}
 		out.Why = append(out.Why, r)
 	}
