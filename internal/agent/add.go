@@ -86,10 +86,10 @@ func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
 	r.Context.Interface, r.Context.ConfName, r.Context.Conf = r.Interface, r.Network, confOf(&r.Request)
 	r.Context.ClusterNetwork, r.Context.OwnNamespace = a.clusterNetwork, a.namespace
 	if r.Selection, err = pool.SelectionOf(r.Context, a.facts.Pools(), a.families); err != nil {
-		return fmt.Errorf("%w of interface %s: %w", errConfig, r.Interface, err)
+		return fmt.Errorf("interface %s: %w: %w", r.Interface, errConfig, err)
 	}
 	if r.Routes, _, err = pool.RoutesOf(r.Context); err != nil {
-		return fmt.Errorf("%w of interface %s: %w", errConfig, r.Interface, err)
+		return fmt.Errorf("interface %s: %w: %w", r.Interface, errConfig, err)
 	}
 	return checkRequested(r)
 }
@@ -109,10 +109,10 @@ func checkRequested(r *allocation.Request) error {
 	for _, ip := range r.RequestedIPs {
 		f := pool.FamilyOf(ip)
 		if other, twice := first[f]; twice {
-			return fmt.Errorf("%w: the addresses %s and %s are asked for, one of a family can be given", errConfig, other, ip)
+			return fmt.Errorf("interface %s: %w: the addresses %s and %s are asked for, one of a family can be given", r.Interface, errConfig, other, ip)
 		}
 		if first[f] = ip.String(); len(r.Selection.Names[f]) == 0 {
-			return fmt.Errorf("%w: the address %s is asked for, and %s names no %s pool", errConfig, ip, r.Selection.Source, f)
+			return fmt.Errorf("interface %s: %w: the address %s is asked for, and %s names no %s pool", r.Interface, errConfig, ip, r.Selection.Source, f)
 		}
 	}
 	return nil

@@ -18,7 +18,7 @@ import (
 var (
 	errStarting = errors.New("the agent of this node is starting and does not know yet what its pods hold; this ends by itself")
 	errFinished = errors.New("it gets no address")
-	errConfig   = errors.New("the annotations and settings do not say which pools may serve it")
+	errConfig   = errors.New("it is not clear which pools may serve it")
 	errNotHeld  = errors.New("the attachment does not hold what it should")
 )
 

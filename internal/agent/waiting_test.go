@@ -426,8 +426,8 @@ func TestRequestedAddress(t *testing.T) {
 		{"of a pool that is not named", "a|", asking("10.1.0.25"), nil, wire.CodeConfig, []string{"-a: it does not have the address 10.1.0.25"}},
 		{"of a family without pool", "a|", asking("fd01::13"), nil, wire.CodeConfig, []string{"fd01::13"}},
 		{"two of a family", "a|", asking("10.1.0.17", "10.1.0.18"), nil, wire.CodeConfig, []string{"10.1.0.17", "10.1.0.18"}},
-		{"taken", "b,a|", asking("10.1.0.19"), nil, wire.CodeTryAgain, []string{"-b: it does not have the address 10.1.0.19", "-a: all IP addresses used out: 0 free of 1"}},
-		{"taken, with another family", "b|v6", asking("10.1.0.29", "fd01::14"), nil, wire.CodeTryAgain, []string{"0 free of 1"}},
+		{"taken", "b,a|", asking("10.1.0.19"), nil, wire.CodeTryAgain, []string{"-b: it does not have the address 10.1.0.19", "-a: the address 10.1.0.19 that was asked for is held by ", "/first on node "}},
+		{"taken, with another family", "b|v6", asking("10.1.0.29", "fd01::14"), nil, wire.CodeTryAgain, []string{"is held by ", "/second on node "}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			name := strings.ReplaceAll(strings.ReplaceAll(tc.name, " ", "-"), ",", "")
