@@ -14,36 +14,21 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-const chartFiles = "../../charts/spiderpool/files"
+var installed sync.Once
 
-// install gives the API server that the tests share the CRDs of the chart, once. That it takes them proves that every
+// config is for the administrator of an API server that knows our kinds. That it takes the chart's CRDs proves that every
 // rule compiles and costs no more than the budget.
-var install struct {
-	sync.Once
-	err error
-}
-
-// config is for the administrator of an API server that knows our kinds.
 func config(t *testing.T) *rest.Config {
 	t.Helper()
-	cfg := apiserver.ForTest(t).Config()
-	install.Do(func() {
-		_, install.err = envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{
-			Paths:              []string{filepath.Join(chartFiles, "generated/crds")},
-			ErrorIfPathMissing: true,
-		})
-	})
-	if install.err != nil {
-		t.Fatalf("installing the CRDs of the chart: %v", install.err)
-	}
-	return cfg
+	server := apiserver.ForTest(t)
+	installed.Do(func() { apiserver.InstallProduct(t, server) })
+	return server.Config()
 }
 
 func api(t *testing.T) client.Client {
@@ -106,7 +91,7 @@ func judge(t *testing.T, err error, want string) {
 
 func policies(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(chartFiles, "policies/spiderip.yaml"))
+	data, err := os.ReadFile(filepath.Join("..", "..", "charts", "spiderpool", "files", "policies", "spiderip.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}

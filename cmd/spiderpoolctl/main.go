@@ -21,18 +21,29 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	var kubeconfig string
-	root := &cobra.Command{
-		Use:          "spiderpoolctl",
-		Short:        "Shows who has which address, and why a pod gets none",
-		SilenceUsage: true,
-	}
-	root.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "path of the kubeconfig; default: as kubectl finds it")
-	root.AddCommand(explainCommand(&kubeconfig))
-	if err := root.ExecuteContext(ctx); err != nil {
+	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
 	}
+}
+
+func rootCommand() *cobra.Command {
+	var kubeconfig string
+	root := &cobra.Command{
+		Use:   "spiderpoolctl",
+		Short: "Says from which pools a pod gets its addresses, and why not from others",
+		Long: `spiderpoolctl says from which pools a pod gets its addresses, and why not from others.
+
+It reads from the API server, as the user of the kubeconfig, and changes nothing. That user needs to
+read pods, nodes, namespaces, DaemonSets, ConfigMaps, NetworkAttachmentDefinitions and all kinds of
+Spiderpool. Who has which address is in 'kubectl get spiderips'.`,
+		Example:           "  spiderpoolctl explain pod shop/web-0 --interface net1",
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", "", "path of the kubeconfig; default: as kubectl finds it")
+	root.AddCommand(explainCommand(&kubeconfig))
+	return root
 }
 
 func explainCommand(kubeconfig *string) *cobra.Command {
@@ -40,8 +51,16 @@ func explainCommand(kubeconfig *string) *cobra.Command {
 	var ifname string
 	pod := &cobra.Command{
 		Use:   "pod NAMESPACE/NAME",
-		Short: "Say from which pools an interface of a pod is served, and why not from others; nothing is claimed",
-		Args:  cobra.ExactArgs(1),
+		Short: "Say from which pools an interface of a pod is served, and why not from others",
+		Long: `Say from which pools an interface of a pod is served, in which order they are tried, how many addresses
+each has free and who holds them, and why other pools do not serve. Nothing is claimed.`,
+		Example: "  spiderpoolctl explain pod shop/web-0\n  spiderpoolctl explain pod shop/web-0 --interface net1",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("%d arguments: want one pod, as NAMESPACE/NAME", len(args))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := ctl.ParsePod(args[0])
 			if err != nil {

@@ -110,7 +110,7 @@ func TestSeventeenInterfaces(t *testing.T) {
 		if i == 0 {
 			ifname = "eth0"
 		}
-		reply, err := n.call(wire.VerbAdd, p, "web", ifname, func(r *wire.Request) { r.Network = fmt.Sprint("net-", i) })
+		reply, err := n.call(wire.VerbAdd, p, "web", ifname, ofNetwork(fmt.Sprint("net-", i)))
 		if err != nil {
 			t.Fatalf("%s: %v", ifname, err)
 		}
@@ -276,6 +276,11 @@ func TestReserved(t *testing.T) {
 	n.adding(c.pod(n, "asks", c.from("v4|")), "asks", asking("10.1.0.10")).refused(t, wire.CodeConfig, "10.1.0.10")
 }
 
+// ofNetwork calls by a network configuration of that name.
+func ofNetwork(name string) func(*wire.Request) {
+	return func(r *wire.Request) { r.Network = name }
+}
+
 // TestMultusNetworks: a pool that names networks serves their interfaces only.
 func TestMultusNetworks(t *testing.T) {
 	c := newCluster(t)
@@ -284,9 +289,8 @@ func TestMultusNetworks(t *testing.T) {
 	c.pool("b", "10.2.0.0/24", []string{"10.2.0.10-10.2.0.19"}, func(p *v2beta1.SpiderIPPool) { p.Spec.MultusName = []string{c.prefix + "/b"} })
 	n.knowsPools(2)
 	p := c.pod(n, "web", c.from("a,b|"), c.annotated(v2beta1.AnnotationMultusNetworks, "%s/b@data0,a"))
-	of := func(r *wire.Request) { r.Network = "a" }
 	for ifname, want := range map[string]string{"data0": "10.2.0.", "net2": "10.1.0."} {
-		if reply, err := n.call(wire.VerbAdd, p, "web", ifname, of); err != nil || !strings.HasPrefix(texts(reply)[0], want) {
+		if reply, err := n.call(wire.VerbAdd, p, "web", ifname, ofNetwork("a")); err != nil || !strings.HasPrefix(texts(reply)[0], want) {
 			t.Errorf("%s: %v, error %v, want %sx", ifname, reply, err, want)
 		}
 	}

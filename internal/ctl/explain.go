@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,7 +23,7 @@ import (
 // from others: by the agent's own rules, with nothing claimed. An error means
 // that it cannot be told.
 func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname string, out io.Writer) error {
-	e := &explanation{client: c, out: out}
+	e := &explanation{client: c, out: out, pods: map[string]map[string]*metav1.PartialObjectMetadata{}}
 	if err := e.read(ctx, pod, ifname); err != nil {
 		return err
 	}
@@ -31,9 +32,12 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 		node = "none yet"
 	}
 	e.say("pod %s, interface %s, node %s", pod, ifname, node)
-	e.holdings()
+	held := e.holdings()
 	if why := facts.Finished(e.pod); why != "" {
 		e.say("gets no address: it %s", why)
+		return nil
+	}
+	if !held && !e.mayHave(ifname) {
 		return nil
 	}
 	selection, err := pool.SelectionOf(e.podContext, e.facts.Pools(), e.installed.families)
@@ -41,14 +45,20 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 		e.say("refused: %v", err)
 	}
 	e.notes(selection)
+	var next []*pool.Pool
 	for _, f := range pool.Families {
 		if len(selection.Names[f]) == 0 {
 			continue
 		}
-		if err := e.family(ctx, selection, f); err != nil {
+		p, err := e.family(ctx, selection, f)
+		if err != nil {
 			return err
 		}
+		if p != nil {
+			next = append(next, p)
+		}
 	}
+	e.routes(selection, next)
 	return nil
 }
 
@@ -59,6 +69,7 @@ type explanation struct {
 
 	pod         *corev1.Pod
 	entries     []v2beta1.SpiderIP
+	pods        map[string]map[string]*metav1.PartialObjectMetadata // by namespace and UID as CNI gives it
 	facts       *facts.Facts
 	installed   installation
 	podContext  *pool.PodContext
@@ -101,6 +112,7 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 func (e *explanation) readConf(ctx context.Context, network string) error {
 	conf, known, err := confOf(ctx, e.client, network)
 	e.confKnown = known
+	e.podContext.Conf.CleanGateway = conf.IPAM.CleanGateway
 	e.podContext.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
 	e.matchParent = conf.IPAM.MatchMasterSubnet
 	return err
@@ -119,37 +131,91 @@ func (e *explanation) notes(selection pool.Selection) {
 	}
 }
 
-// holdings says what the interface has now.
-func (e *explanation) holdings() {
-	uid := string(e.pod.UID)
-	if mirrored := e.pod.Annotations[corev1.MirrorPodAnnotationKey]; mirrored != "" {
-		uid = mirrored
-	}
+// holdings says what the interface has now, and reports whether that is anything.
+func (e *explanation) holdings() (held bool) {
+	uid := uidOf(e.pod)
 	for _, ip := range e.entries {
 		if ip.Spec.Pod.UID == uid && ip.Spec.Interface == e.podContext.Interface {
 			e.say("holds %s of pool %s (container %s)", ip.Spec.Address, ip.Spec.Pool, ip.Spec.ContainerID)
+			held = true
+		}
+	}
+	return held
+}
+
+// uidOf is the UID of a pod as CNI gives it: for the mirror of a static pod, the
+// hash of the configuration.
+func uidOf(p metav1.Object) string {
+	if mirrored := p.GetAnnotations()[corev1.MirrorPodAnnotationKey]; mirrored != "" {
+		return mirrored
+	}
+	return string(p.GetUID())
+}
+
+// mayHave says so if nothing tells that the pod has an interface, and reports
+// whether it may have it all the same.
+func (e *explanation) mayHave(ifname string) bool {
+	known, err := e.podContext.KnownInterfaces()
+	if err != nil {
+		e.say("note: %v", err)
+	}
+	if slices.Contains(known, ifname) {
+		return true
+	}
+	e.say("note: nothing says that the pod has an interface %s, it has %s", ifname, strings.Join(known, ", "))
+	if strings.HasPrefix(ifname, "net") {
+		e.say("note: Multus may make it of its setting defaultNetworks, which is not seen from here")
+		return true
+	}
+	return false
+}
+
+// routes says what becomes of the routes that the pod asks for, and of default
+// routes, if its addresses come from some pools.
+func (e *explanation) routes(selection pool.Selection, next []*pool.Pool) {
+	routes, warnings, err := pool.RoutesOf(e.podContext)
+	if err != nil {
+		e.say("refused: %v", err)
+	}
+	for _, warning := range warnings {
+		e.say("warning: %s", warning)
+	}
+	for _, r := range routes {
+		if !slices.ContainsFunc(next, func(p *pool.Pool) bool { return p.TakesRoute(e.podContext.Interface, r) }) {
+			e.say("note: this interface does not get the pod's route to %s: the next hop %s is in no subnet of its pools", r.Dst, r.GW)
+		}
+	}
+	known, _ := e.podContext.KnownInterfaces()
+	clean := e.podContext.Conf.CleanGateway || selection.CleanGateway != nil && *selection.CleanGateway
+	for _, p := range next {
+		if p.Gateway.IsValid() && !clean && len(known) > 1 {
+			e.say("note: this interface gets an %s default route by %s, of pool %s; the pod has %s, and one default route is enough: "+
+				"name the pools in %s, with \"cleangateway\":true for the other interfaces", p.Family, p.Gateway, p.Name, strings.Join(known, ", "), v2beta1.AnnotationIPPools)
 		}
 	}
 }
 
-// family says what an ADD would come to for one family.
-func (e *explanation) family(ctx context.Context, selection pool.Selection, f pool.Family) error {
+// family says what an ADD would come to for one family, and returns the pool
+// that the next address comes from, if any.
+func (e *explanation) family(ctx context.Context, selection pool.Selection, f pool.Family) (next *pool.Pool, err error) {
 	candidates, err := e.facts.Candidates(ctx, selection, f)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	serve, refused := pool.Choose(e.podContext, f, candidates)
 	unserved := &pool.Unserved{Interface: e.podContext.Interface, Family: f, Selection: selection, Why: refused}
 	e.say("%s, in the order in which pools are tried:", f)
-	first := ""
 	for i, p := range serve {
 		usage, err := e.usage(ctx, p)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		e.say("  %d. pool %s: %s", i+1, p.Name, usage)
-		if usage.Free != (addr.Count{}) && first == "" {
-			first = p.Name
+		for _, warning := range p.Warnings {
+			e.say("     warning: %s", warning)
+		}
+		if usage.Free != (addr.Count{}) && next == nil {
+			next = p
 		}
 		unserved.Why = append(unserved.Why, pool.Refusal{Pool: p.Name, Why: usage.UsedOut()})
 	}
@@ -157,14 +223,14 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 		e.say("  -  pool %s does not serve: %s", r.Pool, r.Why)
 	}
 	switch {
-	case first != "":
-		e.say("  the next address comes from pool %s", first)
+	case next != nil:
+		e.say("  the next address comes from pool %s", next.Name)
 	case len(serve) > 0:
 		e.say("  an ADD waits for an address, and is then told: %v", unserved)
 	default:
 		e.say("  an ADD is refused: %v", unserved)
 	}
-	return nil
+	return next, nil
 }
 
 // usage counts the addresses of a pool, in whichever pool's name they are held.
@@ -180,37 +246,68 @@ func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, erro
 		}
 	}
 	u.Free = gives.Minus(addr.MakeSet(ranges...)).Count()
+	var running []v2beta1.SpiderIP
+	for _, entry := range entries {
+		p, err := e.holder(ctx, entry)
+		if err != nil {
+			return u, err
+		}
+		if p == nil || p.DeletionTimestamp != nil {
+			u.Terminating++
+		} else {
+			running = append(running, entry)
+		}
+	}
+	if u.Free != (addr.Count{}) {
+		return u, nil
+	}
 	var err error
-	u.Terminating, err = e.terminating(ctx, entries)
+	u.Holders, err = e.describe(ctx, running)
 	return u, err
 }
 
-// terminating counts the entries whose pods are being deleted or gone. Pods are
-// listed by namespace, without what they are made of.
-func (e *explanation) terminating(ctx context.Context, entries []v2beta1.SpiderIP) (n int, err error) {
-	living := map[string]bool{}
-	listed := map[string]bool{}
-	for _, entry := range entries {
-		pod := entry.Spec.Pod
-		if !listed[pod.Namespace] {
-			listed[pod.Namespace] = true
-			var pods metav1.PartialObjectMetadataList
-			pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
-			if err := e.client.List(ctx, &pods, client.InNamespace(pod.Namespace)); err != nil {
-				return 0, fmt.Errorf("list the pods of namespace %s: %w", pod.Namespace, err)
-			}
-			for _, p := range pods.Items {
-				if p.DeletionTimestamp == nil {
-					living[string(p.UID)] = true
-					living[p.Annotations[corev1.MirrorPodAnnotationKey]] = true
-				}
-			}
+// holder returns the pod of an entry, nil if it is gone. Pods are listed by
+// namespace, without what they are made of.
+func (e *explanation) holder(ctx context.Context, entry v2beta1.SpiderIP) (*metav1.PartialObjectMetadata, error) {
+	namespace := entry.Spec.Pod.Namespace
+	if _, listed := e.pods[namespace]; !listed {
+		var list metav1.PartialObjectMetadataList
+		list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+		if err := e.client.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+			return nil, fmt.Errorf("list the pods of namespace %s: %w", namespace, err)
 		}
-		if !living[pod.UID] {
-			n++
+		e.pods[namespace] = map[string]*metav1.PartialObjectMetadata{}
+		for i := range list.Items {
+			e.pods[namespace][uidOf(&list.Items[i])] = &list.Items[i]
 		}
 	}
-	return n, nil
+	return e.pods[namespace][entry.Spec.Pod.UID], nil
+}
+
+// describe says who hold a pool's addresses; of the first, also whose they are.
+func (e *explanation) describe(ctx context.Context, running []v2beta1.SpiderIP) (out []pool.Holder, err error) {
+	mine, err := e.facts.TopOwner(ctx, e.pod)
+	if err != nil {
+		return nil, err
+	}
+	for i, entry := range running {
+		h := pool.Holder{Pod: entry.Spec.Pod.Namespace + "/" + entry.Spec.Pod.Name, Node: entry.Spec.Node, State: "running"}
+		if i < pool.MaxHolders {
+			p, err := e.holder(ctx, entry)
+			if err != nil {
+				return nil, err
+			}
+			owner, err := e.facts.TopOwner(ctx, &corev1.Pod{ObjectMeta: p.ObjectMeta})
+			if err != nil {
+				return nil, err
+			}
+			if owner.UID != p.UID {
+				h.Owner, h.SameOwner = owner.Kind+" "+owner.Name, owner.UID == mine.UID
+			}
+		}
+		out = append(out, h)
+	}
+	return out, nil
 }
 
 // ParsePod reads "namespace/name".

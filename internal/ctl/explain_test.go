@@ -9,14 +9,16 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-func open(t *testing.T) client.Client {
+func open(t *testing.T) client.WithWatch {
 	t.Helper()
 	server := apiserver.ForTest(t)
 	apiserver.InstallProduct(t, server)
@@ -24,7 +26,7 @@ func open(t *testing.T) client.Client {
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(server.Config(), client.Options{Scheme: scheme})
+	c, err := client.NewWithWatch(server.Config(), client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +142,7 @@ func TestExplain(t *testing.T) {
 		not         string
 	}{
 		{"web", "eth0", []string{"pod default/web, interface eth0, node n1", "pools from Pod annotation ipam.spidernet.io/ippool", "IPv4, in the order",
-			"1. pool full: 0 free of 2, 1 terminating\n", "2. pool half: 2 free of 3, 1 more reserved\n", "pool none does not serve: no such IPPool",
+			"1. pool full: 0 free of 2, 1 terminating; held by default/has on node n1 (running)\n", "2. pool half: 2 free of 3, 1 more reserved\n", "pool none does not serve: no such IPPool",
 			"pool z* does not serve: no IPv4 IPPool has such a name", "the next address comes from pool half"}, "IPv6"},
 		{"has", "eth0", []string{"holds 10.1.0.10 of pool full (container c1)"}, "10.1.0.20"},
 		{"has", "net2", []string{"holds 10.1.0.20 of pool half"}, "10.1.0.10"},
@@ -224,4 +226,124 @@ func TestExplainSharedAddresses(t *testing.T) {
 	if !strings.Contains(out.String(), "pool b: 0 free of 1") {
 		t.Errorf("says:\n%s", out.String())
 	}
+}
+
+// TestExplainCases: what is particular about a pod, its network or its pools.
+func TestExplainCases(t *testing.T) {
+	c := open(t)
+	node(t, c)
+	for _, o := range []client.Object{&appsv1.DaemonSet{}, &corev1.ConfigMap{}} {
+		if err := c.DeleteAllOf(t.Context(), o, client.InNamespace("default")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	installAgents(t, c, "enableIPv4: true\nenableIPv6: true\n")
+	v4 := func(names string) map[string]string {
+		return map[string]string{v2beta1.AnnotationIPPool: `{"ipv4":[` + names + `]}`}
+	}
+	with := func(m map[string]string, key, text string) map[string]string {
+		m[key] = text
+		return m
+	}
+	for name, edit := range map[string]func(*v2beta1.IPPoolSpec){
+		"off":  func(s *v2beta1.IPPoolSpec) { s.IPs, s.Disable = []string{"10.3.0.10"}, ptr(true) },
+		"one":  func(s *v2beta1.IPPoolSpec) { s.IPs = []string{"10.3.0.20"} },
+		"free": func(s *v2beta1.IPPoolSpec) { s.IPs = []string{"10.3.0.30"} },
+		"routed": func(s *v2beta1.IPPoolSpec) {
+			s.IPs, s.Gateway, s.Routes = []string{"10.3.0.40"}, ptr("10.3.0.1"), []v2beta1.Route{{Dst: "10.20.1.0/16", Gw: "10.3.0.1"}}
+		},
+		"six": func(s *v2beta1.IPPoolSpec) {
+			s.Subnet, s.IPs, s.Gateway = "fd03::/64", []string{"fd03::10"}, ptr("fe80::1")
+		},
+	} {
+		o := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		o.Spec.Subnet = "10.3.0.0/24"
+		edit(&o.Spec)
+		create(t, c, o)
+	}
+	const hash = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+	deployed := func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "d1", Controller: ptr(true)}}
+	}
+	more := v2beta1.AnnotationMultusNetworks
+	create(t, c,
+		newPod("disabled", v4(`"off"`)), newPod("done", v4(`"free"`)),
+		newPod("parent", with(map[string]string{}, more, "default/strict")), newPod("conf", with(map[string]string{}, more, "default/named")),
+		newPod("static", map[string]string{corev1.MirrorPodAnnotationKey: hash}),
+		newPod("old", v4(`"one"`), deployed), newPod("new", v4(`"one"`), deployed),
+		newPod("two", with(v4(`"routed"`), more, "a,b@data0")),
+		newPod("clean", map[string]string{more: "a", v2beta1.AnnotationIPPools: `[{"interface":"eth0","ipv4":["routed"],"cleangateway":true},{"interface":"net1","ipv4":["free"]}]`}),
+		newPod("routes", map[string]string{v2beta1.AnnotationIPPool: `{"ipv4":["routed"],"ipv6":["six"]}`, more: "a",
+			v2beta1.AnnotationRoutes: `[{"dst":"10.9.1.0/16","gw":"10.3.0.9"},{"dst":"10.8.0.0/16","gw":"10.99.0.1"},{"dst":"fd09::/64","gw":"fe80::9"}]`}))
+	pod := func(name string) *corev1.Pod {
+		p := &corev1.Pod{}
+		if err := c.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, p); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	done := pod("done")
+	done.Status.Phase = corev1.PodSucceeded
+	if err := c.Status().Update(t.Context(), done); err != nil {
+		t.Fatal(err)
+	}
+	for address, h := range map[string]struct{ pod, uid string }{"10.3.0.20": {"old", string(pod("old").UID)}, "10.3.0.50": {"static", hash}} {
+		e := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: address}}
+		e.Spec = v2beta1.IPSpec{Address: address, Pool: "one", Node: "n2", Network: "main", Interface: "eth0", Netns: "/run/netns/x", ContainerID: "c9",
+			Pod: v2beta1.IPPod{Namespace: "default", Name: h.pod, UID: h.uid}, Use: v2beta1.IPUsePod}
+		create(t, c, e)
+	}
+	nads := networks(c, map[string]string{
+		"strict": `{"name":"strict","type":"macvlan","ipam":{"type":"spiderpool","match_master_subnet":true,"default_ipv4_ippool":["free"]}}`,
+		"named":  `{"name":"named","plugins":[{"type":"macvlan","ipam":{"type":"spiderpool","default_ipv4_ippool":["one","free"]}}]}`,
+	})
+	for _, tc := range []struct {
+		pod, ifname string
+		says        []string
+		not         string
+	}{
+		{"disabled", "eth0", []string{"pool off does not serve: it is disabled (spec.disable)", "an ADD is refused: no IPPool available"}, ""},
+		{"done", "eth0", []string{"gets no address: it has finished (Succeeded)"}, "pool free"},
+		{"parent", "net1", []string{"pools from the CNI configuration", "note: match_master_subnet is set", "the next address comes from pool free"}, ""},
+		{"conf", "net1", []string{"pools from the CNI configuration", "1. pool one: 0 free of 1", "2. pool free: 1 free of 1", "the next address comes from pool free"}, "note: the CNI configuration is on the node"},
+		{"static", "eth0", []string{"holds 10.3.0.50 of pool one (container c9)"}, ""},
+		{"new", "eth0", []string{"1. pool one: 0 free of 1; held by default/old on node n2 (running, of the same Deployment web, which keeps it until the new pod is ready", "maxSurge: 0"}, ""},
+		{"two", "eth0", []string{"warning: spec.routes[0].dst: 10.20.1.0/16 has host bits and counts as 10.20.0.0/16",
+			"note: this interface gets an IPv4 default route by 10.3.0.1, of pool routed; the pod has eth0, net1, data0, and one default route is enough", `"cleangateway":true`}, ""},
+		{"two", "data0", []string{"the next address comes from pool routed", "default route by 10.3.0.1"}, ""},
+		{"two", "data7", []string{"note: nothing says that the pod has an interface data7, it has eth0, net1, data0"}, "pool routed"},
+		{"two", "net7", []string{"note: nothing says that the pod has an interface net7", "defaultNetworks", "the next address comes from pool routed"}, ""},
+		{"clean", "eth0", []string{"the next address comes from pool routed"}, "default route"},
+		{"routes", "eth0", []string{"warning: Pod annotation ipam.spidernet.io/routes, route 1: 10.9.1.0/16 has host bits", "this interface does not get the pod's route to 10.8.0.0/16: the next hop 10.99.0.1"}, "fd09::"},
+		{"routes", "net1", []string{"this interface does not get the pod's route to fd09::/64: the next hop fe80::9"}, ""},
+	} {
+		t.Run(fmt.Sprint(tc.pod, " ", tc.ifname), func(t *testing.T) {
+			var out strings.Builder
+			if err := Explain(t.Context(), nads, client.ObjectKey{Namespace: "default", Name: tc.pod}, tc.ifname, &out); err != nil {
+				t.Fatal(err)
+			}
+			for _, part := range tc.says {
+				if !strings.Contains(out.String(), part) {
+					t.Errorf("does not say %q:\n%s", part, out.String())
+				}
+			}
+			if tc.not != "" && strings.Contains(out.String(), tc.not) {
+				t.Errorf("says %q:\n%s", tc.not, out.String())
+			}
+		})
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// networks is a client that also knows some NetworkAttachmentDefinitions, by name.
+func networks(c client.WithWatch, confs map[string]string) client.Client {
+	return interceptor.NewClient(c, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if u, ok := o.(*unstructured.Unstructured); ok && confs[key.Name] != "" {
+				return unstructured.SetNestedField(u.Object, confs[key.Name], "spec", "config")
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
+	})
 }

@@ -89,6 +89,7 @@ type netConf struct {
 		IPv4              []string `json:"default_ipv4_ippool"`
 		IPv6              []string `json:"default_ipv6_ippool"`
 		MatchMasterSubnet bool     `json:"match_master_subnet"`
+		CleanGateway      bool     `json:"clean_gateway"`
 	} `json:"ipam"`
 }
 

@@ -37,9 +37,10 @@ type Facts struct {
 	live   client.Reader
 	owners *lru.Cache
 
+	handled sync.Map // by watch, a toolscache.InformerSynced: its first list came, and was handled
+
 	mu      sync.Mutex
-	epoch   int
-	handled map[string]toolscache.InformerSynced // by watch: its first list came, and was handled
+	epoch   int // see Epoch
 	awaited map[client.ObjectKey]*arrival
 
 	pools   map[string]parsed
@@ -124,8 +125,8 @@ func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) 
 func empty(live client.Reader, node string) *Facts {
 	w := &Facts{
 		node: node, live: live, owners: lru.New(4096),
-		handled: map[string]toolscache.InformerSynced{}, awaited: map[client.ObjectKey]*arrival{},
-		pools: map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
+		awaited: map[client.ObjectKey]*arrival{},
+		pools:   map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
 		reserved: map[string]reservation{}, gives: map[string]gives{},
 	}
 	w.unknown.Read, w.unknown.Keep = w.lookUpPool, poolsFor

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -223,7 +224,7 @@ func TestPod(t *testing.T) {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: uid}}
 	w := empty(&reader{}, "n1")
 	w.cache = watched{reader: &reader{pod: p}}
-	w.handled[ofPods] = func() bool { return true }
+	w.handled.Store(ofPods, toolscache.InformerSynced(func() bool { return true }))
 	for _, uid := range []string{uid, other} {
 		_, err := w.Pod(t.Context(), "shop", "web", uid)
 		if (err == nil) != (uid == string(p.UID)) {

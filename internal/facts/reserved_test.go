@@ -2,9 +2,7 @@ package facts
 
 import (
 	"context"
-	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,55 +96,6 @@ func running(t *testing.T, w *Facts) context.Context {
 	return ctx
 }
 
-// TestSyncedKnowsTheReservations: when the first lists have come, what they
-// bring counts.
-func TestSyncedKnowsTheReservations(t *testing.T) {
-	const objects, ranges = 60, 500
-	server, live := serverWith(t)
-	var group sync.WaitGroup
-	next := make(chan int)
-	for range 8 {
-		group.Go(func() {
-			for i := range next {
-				o := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("r%03d", i)}}
-				for j := range ranges {
-					o.Spec.IPs = append(o.Spec.IPs, fmt.Sprintf("10.%d.%d.%d", i, j/100, 2*(j%100)))
-				}
-				if err := live.Create(t.Context(), o); err != nil {
-					t.Error(err)
-				}
-				t.Cleanup(func() { _ = live.Delete(context.Background(), o) })
-			}
-		})
-	}
-	for i := range objects {
-		next <- i
-	}
-	close(next)
-	group.Wait()
-	w, err := New(server.Config(), live, "n1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := running(t, w)
-	if missing := w.Await(ctx, wait); len(missing) > 0 {
-		t.Fatalf("no first list of %v", missing)
-	}
-	synced := time.Now()
-	if err := w.FreshReserved(ctx); err != nil {
-		t.Fatal(err)
-	}
-	first := w.Reserved().Count().String()
-	want := fmt.Sprint(objects * ranges)
-	if first == want {
-		return
-	}
-	for w.Reserved().Count().String() != want {
-		time.Sleep(time.Millisecond)
-	}
-	t.Errorf("synced and fresh, and %s addresses are reserved; %s later they are %s", first, time.Since(synced), want)
-}
-
 // TestListDoesNotUndoTheWatch: a LIST of the reservations is on its way when the
 // watch brings a new one.
 func TestListDoesNotUndoTheWatch(t *testing.T) {
@@ -196,7 +145,6 @@ func TestListDoesNotUndoTheWatch(t *testing.T) {
 	if err := <-fresh; err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * time.Second)
 	if got := w.Reserved().String(); got != "10.1.0.1" {
 		t.Errorf("reserved %q, the watch has brought 10.1.0.1", got)
 	}

@@ -44,14 +44,12 @@ func (w *Facts) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", watch.name, err)
 		}
-		synced := handled.HasSynced
+		synced := toolscache.InformerSynced(handled.HasSynced)
 		if watch.name == ofReserved {
 			synced = func() bool { return handled.HasSynced() && w.heardReserved() }
 			go w.listenReserved(ctx, informer.(toolscache.SharedIndexInformer), handled.HasSynced) // which all informers of the cache are
 		}
-		w.mu.Lock()
-		w.handled[watch.name] = synced
-		w.mu.Unlock()
+		w.handled.Store(watch.name, synced)
 	}
 	go w.readPoolsUntilWatched(ctx)
 	return w.cache.Start(ctx)
@@ -74,10 +72,8 @@ func on[T any](set, drop func(T)) toolscache.ResourceEventHandler {
 // has reports whether a watch has brought its first list and its handler has run
 // on that. Before, the cache must not be asked: it would wait.
 func (w *Facts) has(watch string) bool {
-	w.mu.Lock()
-	handled := w.handled[watch]
-	w.mu.Unlock()
-	return handled != nil && handled()
+	handled, ok := w.handled.Load(watch)
+	return ok && handled.(toolscache.InformerSynced)()
 }
 
 // Missing names the resources whose watches have not brought their first list

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -136,13 +138,42 @@ func TestPoolsWithoutWatch(t *testing.T) {
 		if len(w.Pools()) != 0 {
 			t.Error("a pool that is gone is still there")
 		}
-		w.mu.Lock()
-		w.handled[ofPools] = func() bool { return true }
-		w.mu.Unlock()
+		w.handled.Store(ofPools, toolscache.InformerSynced(func() bool { return true }))
 		time.Sleep(10 * poolsFor)
 		synctest.Wait()
 		if api.lists != 3 {
 			t.Errorf("%d LISTs though the watch is there", api.lists)
 		}
 	})
+}
+
+// TestAwaitedIsHandled: a watch whose first list came is missing until that is
+// known here.
+func TestAwaitedIsHandled(t *testing.T) {
+	server, live := serverWith(t)
+	p := object("handled", "", "", 7)
+	if err := live.Create(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = live.Delete(context.Background(), p) })
+	w, err := New(server.Config(), live, "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock() // the handler cannot go on
+	ctx := running(t, w)
+	informer, err := w.cache.GetInformer(ctx, &v2beta1.SpiderIPPool{}, cache.BlockUntilSynced(false))
+	for late := time.Now().Add(wait); err == nil && !informer.HasSynced(); time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			err = errors.New("no first list")
+		}
+	}
+	early := w.has(ofPools)
+	w.mu.Unlock()
+	if err != nil || early {
+		t.Fatalf("error %v; not missing before it was handled: %t", err, early)
+	}
+	if missing := w.Await(ctx, wait); len(missing) > 0 || w.knownPool("handled").pool == nil {
+		t.Errorf("missing %v, the pool is %v", missing, w.knownPool("handled"))
+	}
 }

@@ -20,12 +20,12 @@ type Usage struct {
 	// Reserved is how many more the pool has that are given to nobody.
 	Reserved addr.Count
 	// Holders are pods that hold addresses, those first that people should see
-	// first; maxHolders of them are shown.
+	// first; MaxHolders of them are shown.
 	Holders []Holder
 }
 
-// maxHolders is how many holders a message names.
-const maxHolders = 3
+// MaxHolders is how many holders a message names.
+const MaxHolders = 3
 
 // Holder is a pod that holds an address which somebody else wants.
 type Holder struct {
@@ -75,10 +75,10 @@ func (h Holder) waitsForAsker() bool {
 // heldBy lists the first of the holders.
 func heldBy(holders []Holder) string {
 	var out []string
-	for _, h := range holders[:min(len(holders), maxHolders)] {
+	for _, h := range holders[:min(len(holders), MaxHolders)] {
 		out = append(out, h.String())
 	}
-	if more := len(holders) - maxHolders; more > 0 {
+	if more := len(holders) - MaxHolders; more > 0 {
 		out = append(out, fmt.Sprintf("%d more", more))
 	}
 	return "held by " + strings.Join(out, ", ")

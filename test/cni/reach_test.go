@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -46,6 +48,34 @@ func TestReach(t *testing.T) {
 	}
 	c.wantHolders(t, v4)
 	c.wantHolders(t, v6)
+}
+
+// TestLinkLocalGateway lets a pod reach what is behind a router that is known by
+// its link-local address, as IPv6 routers announce themselves.
+func TestLinkLocalGateway(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	v6 := c.pool(t, "fd00:63::/64", "fd00:63::10-fd00:63::ffff")
+	v6.Spec.Gateway, v6.Spec.Routes = ptr.To("fe80::1"), nil
+	if err := c.Update(t.Context(), v6); err != nil {
+		t.Fatal(err)
+	}
+	router := newSegment(t)
+	for _, address := range []string{"fe80::1/64", "fd00:63::1/64", "fd00:9999::1/128"} {
+		a, err := netlink.ParseAddr(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Flags = unix.IFA_F_NODAD
+		if err := router.links.AddrReplace(router.bridge, a); err != nil {
+			t.Fatalf("giving the router %s: %v", address, err)
+		}
+	}
+	h := router.host(t)
+	pod := h.sandbox(t, h.network(t, "1.1.0", "macvlan", v6))
+	pod.wantResult(t, pod.add(t), v6)
+	pod.ping(t, netip.MustParseAddr("fd00:9999::1"))
+	pod.del(t)
 }
 
 // wantEndpoint waits until the SpiderEndpoint of a pod with one address of each
