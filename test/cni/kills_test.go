@@ -56,7 +56,7 @@ func TestRandomKills(t *testing.T) {
 	defer cancel()
 	for i, h := range k.hosts {
 		for j := range 3 {
-			u := &user{kills: k, host: h, Rand: rand.New(rand.NewPCG(seed, uint64(10*i+j))), pods: map[*corev1.Pod]bool{}}
+			u := &user{kills: k, host: h, Rand: rand.New(rand.NewPCG(seed, uint64(10*i+j))), pods: map[*corev1.Pod]*life{}}
 			k.users = append(k.users, u)
 			group.Go(func() { u.work(ctx) })
 		}
@@ -201,8 +201,16 @@ type user struct {
 	*rand.Rand
 	host  *host
 	boxes []*box
-	pods  map[*corev1.Pod]bool // that exist
+	pods  map[*corev1.Pod]*life
 	made  int
+}
+
+// life is what a pod went through. One that was told an address, or may have
+// been told one in an ADD that failed, may keep it when its pool serves no more.
+type life struct {
+	told   []netip.Addr
+	failed bool
+	over   bool // its object is deleted
 }
 
 const most = 4 // sandboxes of a user
@@ -260,7 +268,7 @@ func (u *user) pod(ctx context.Context) *corev1.Pod {
 	if err != nil {
 		return nil
 	}
-	u.pods[p] = true
+	u.pods[p] = &life{}
 	return p
 }
 
@@ -269,11 +277,9 @@ func (u *user) forget(ctx context.Context, p *corev1.Pod) {
 	err := persist(ctx, func(ctx context.Context) error {
 		return client.IgnoreNotFound(u.cluster.Delete(ctx, p, client.GracePeriodSeconds(0), client.Preconditions{UID: &p.UID}))
 	})
-	if err == nil && u.pods[p] {
-		if b := u.boxOf(p); b != nil {
-			u.saw(netip.Addr{}, b, "its pod is deleted by force")
-		}
-		delete(u.pods, p)
+	if b := u.boxOf(p); err == nil && b != nil && !u.pods[p].over {
+		u.saw(netip.Addr{}, b, "its pod is deleted by force")
+		u.pods[p].over = true
 	}
 }
 
@@ -299,23 +305,25 @@ func (u *user) add(ctx context.Context, pod *corev1.Pod, on wire, n *namespace, 
 		return
 	}
 	b := &box{sandbox: u.host.sandboxIn(n, pod, list), witness: u.witness, wire: on, byHand: byHand}
-	mine := u.heldBy(pod)
 	u.boxes = append(u.boxes, b)
 	u.mu.Lock()
 	u.living[b] = true
 	u.mu.Unlock()
+	patience := time.Hour
 	if u.IntN(8) == 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(u.IntN(1500))*time.Millisecond)
-		defer cancel()
+		patience = time.Duration(u.IntN(1500)) * time.Millisecond
 	}
+	call, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	began := time.Now()
 	u.saw(netip.Addr{}, b, "ADD on %s of %s, pools %v, by hand %v", u.host.node, main, on.pools, byHand)
-	_, err = b.tryAdd(ctx)
+	_, err = b.tryAdd(call)
 	u.counts.Lock()
 	u.served[code(err)]++
 	u.counts.Unlock()
+	of := u.pods[pod]
 	if err != nil {
+		of.failed = true
 		u.saw(netip.Addr{}, b, "ADD failed: %v", err)
 		if u.IntN(5) > 0 {
 			u.end(ctx, b, true)
@@ -327,20 +335,11 @@ func (u *user) add(ctx context.Context, pod *corev1.Pod, on wire, n *namespace, 
 	b.mu.Unlock()
 	for _, a := range b.addresses {
 		u.saw(a, b, "ADD was answered %s", a)
-		if !u.had(a, on.pools, began, slices.Contains(mine, a)) {
+		if !u.had(a, on.pools, began, of.failed || slices.Contains(of.told, a)) {
 			u.accuse(a, []*box{b}, "%s was told to %s, outside of %v as they were since %s", a, b, on.pools, began.Format(clock))
 		}
 	}
-}
-
-// heldBy are the addresses that a pod's sandboxes were told.
-func (u *user) heldBy(pod *corev1.Pod) (out []netip.Addr) {
-	for _, b := range u.boxes {
-		if b.pod == pod {
-			out = append(out, b.answered...)
-		}
-	}
-	return out
+	of.told = append(of.told, b.addresses...)
 }
 
 // end is the end of a sandbox, with a DEL or without.
@@ -541,14 +540,14 @@ func (k *kills) settle(t *testing.T) {
 			k.killAgent(ctx, h, 0)
 		}
 	}
-	var left []v2beta1.IPSpec
-	for left = nil; time.Since(began) < silence; _ = sleep(ctx, 100*time.Millisecond) {
-		var err error
-		if left, err = k.left(ctx); err == nil && len(left) == 0 {
-			t.Logf("nothing is held %s after the end of the last container", time.Since(began).Round(100*time.Millisecond))
-			return
-		}
+	left, err := k.left(ctx)
+	for ; (err != nil || len(left) > 0) && time.Since(began) < silence; left, err = k.left(ctx) {
+		_ = sleep(ctx, 100*time.Millisecond)
 	}
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d addresses are held %s after the end of the last container", len(left), time.Since(began).Round(100*time.Millisecond))
 	for _, e := range left {
 		k.accuse(netip.MustParseAddr(e.Address), nil, "%s is held for container %.8s of %s on %s %s after the end of the last container",
 			e.Address, e.ContainerID, e.Pod.Name, e.Node, silence)
