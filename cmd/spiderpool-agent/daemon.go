@@ -21,22 +21,14 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/spidernet-io/spiderpool/internal/agent"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
-
-// requestTime bounds every request to the API server, on both sides: what was
-// not answered by then cannot happen later.
-const requestTime = 10 * time.Second
-
-// requests is how many requests to the API server may be under way at once,
-// watches aside. Calls that wait for an address have none.
-const requests = 32
 
 func daemonCommand() *cobra.Command {
 	var configPath, kubeconfig string
@@ -85,56 +77,29 @@ func daemon(ctx context.Context, configPath, kubeconfig string) error {
 }
 
 func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
-	watch, err := rest.InClusterConfig()
+	server, err := rest.InClusterConfig()
 	if kubeconfig != "" {
-		watch, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+		server, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the API server: %w", err)
 	}
-	watch.QPS = -1 // the agent bounds its requests itself; the API server has priority and fairness
-	live := rest.CopyConfig(watch)
-	live.Timeout = requestTime
-	live.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return &bounded{next: next, slots: make(chan struct{}, requests)}
-	})
-	c, err := client.New(live, client.Options{Scheme: facts.Scheme()})
-	if err != nil {
-		return nil, nil, fmt.Errorf("prepare the client: %w", err)
-	}
-	w, err := facts.New(watch, c, env.NodeName)
+	clients, err := apiclient.New(server)
 	if err != nil {
 		return nil, nil, err
 	}
-	events, err := typedcorev1.NewForConfig(live)
+	w, err := facts.New(clients.Watch, clients.Live, env.NodeName)
 	if err != nil {
-		return nil, nil, fmt.Errorf("prepare the client: %w", err)
+		return nil, nil, err
 	}
 	broadcaster := record.NewBroadcaster()
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: events.Events("")})
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Events.Events("")})
 	return agent.New(agent.Options{
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, Families: families(conf),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
-		Client: c, Facts: w, Log: log,
-		Events: broadcaster.NewRecorder(facts.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
+		Client: clients.Live, Facts: w, Log: log,
+		Events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil
-}
-
-// bounded lets a number of requests through at once.
-type bounded struct {
-	next  http.RoundTripper
-	slots chan struct{}
-}
-
-// RoundTrip waits for a slot or the end of the request's context.
-func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
-		return b.next.RoundTrip(r)
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
 }
 
 func families(conf config.Config) (out []pool.Family) {

@@ -14,8 +14,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/ctl"
-	"github.com/spidernet-io/spiderpool/internal/facts"
 )
 
 func main() {
@@ -66,7 +66,7 @@ func connect(kubeconfig string) (client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}

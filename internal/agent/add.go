@@ -4,139 +4,94 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/spidernet-io/spiderpool/api/v2beta1"
-	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/facts"
-	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
-// asker is one ADD: who asks and for what, and how far it has come.
-type asker struct {
-	req *wire.Request
-	// came is when the request came; patience is until when it may wait.
-	came, patience time.Time
+// reasonFailed is the reason of the Event on a pod whose ADD failed.
+const reasonFailed = "IPAllocationFailed"
 
-	uid        string // of the attachment, as CNI gave it
-	pod        *corev1.Pod
-	podContext *pool.PodContext
-	selection  pool.Selection
-	routes     []pool.Route // of the pod, for any of its interfaces
-
-	// waited is how long it stood in line.
-	waited time.Duration
-	// seen is when the last LIST was sent that this ADD has used, by pool.
-	seen map[string]time.Time
-	// edited is closed when a pool is edited after the last round began.
-	edited <-chan struct{}
-	// called is closed when this ADD is called out of the line of waiters while
-	// it searches.
-	called <-chan struct{}
-}
-
-// patient reports whether this ADD may wait.
-func (ask *asker) patient() bool { return time.Now().Before(ask.patience) }
-
-// isCalled reports whether this ADD was called out of the line.
-func (ask *asker) isCalled() bool {
-	select {
-	case <-ask.called:
-		return true
-	default:
-		return false
-	}
-}
-
-// hold does something that the API server may not answer now, again and again
-// while that may change and the ADD has patience.
-func (ask *asker) hold(ctx context.Context, do func() error) error {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		err := do()
-		if !transient(err) || !ask.patient() || wait(ctx, time.After(jitter(pause))) != nil {
-			return err
-		}
-	}
-}
-
-// add serves ADD: an exact repeat from memory; otherwise what the attachment
-// holds is kept, missing families are claimed, and if one fails, what this call
-// claimed is released before the error returns.
+// add serves ADD: an exact repeat from memory, as long as the ledger says the same; otherwise the interface gets one address
+// of each family, of what it holds or new, and if one fails, what this call claimed is released before the error returns.
 func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
-	if !a.Ready() {
-		return nil, errStarting
+	if err := a.unready(); err != nil {
+		return nil, err
 	}
-	ask := &asker{req: req, came: time.Now(), seen: map[string]time.Time{}}
-	reply, err := a.serveAdd(ctx, ask)
-	a.metrics.ended(a.metrics.allocation, time.Since(ask.came), ask.waited, err)
-	if err != nil && ask.pod != nil {
-		a.events.Event(ask.pod, corev1.EventTypeWarning, reasonFailed, err.Error())
+	r := &allocation.Request{Request: *req, Came: time.Now()}
+	reply, err := a.serveAdd(ctx, r)
+	a.metrics.Ended(a.metrics.Allocation, time.Since(r.Came), r.Waited, outcome(err))
+	a.api.observe(time.Now(), err)
+	if err != nil && r.Pod != nil && !cancelled(err) {
+		a.events.Event(r.Pod, corev1.EventTypeWarning, reasonFailed, err.Error())
 	}
 	return reply, err
 }
 
-// reasonFailed is the reason of the Event on a pod whose ADD failed.
-const reasonFailed = "IPAllocationFailed"
-
-func (a *Agent) serveAdd(ctx context.Context, ask *asker) (*wire.Reply, error) {
-	req := ask.req
-	c := container{req.ContainerID, req.Interface}
-	a.applyNoteOf(c)
-	ask.patience = a.table.since(c.id).Add(a.timing.patience)
-	ctx, leave, err := a.table.enter(ctx, c, ask.came.Add(-req.Age))
+func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Reply, error) {
+	k := lease.Key{Container: r.ContainerID, Interface: r.Interface}
+	a.deleteAsNoted(k)
+	r.Deadline = a.leases.FirstAdd(k.Container).Add(a.durations.Wait)
+	ctx, leave, err := a.leases.Admit(ctx, k, r.Came.Add(-r.Age))
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	if err := ask.hold(ctx, func() error { return a.who(ctx, ask) }); err != nil {
+	if err := r.Retry(ctx, func() error { return a.identify(ctx, r) }); err != nil {
 		return nil, err
 	}
-	at, give, err := a.table.take(ctx, attachmentKey{ask.uid, req.Interface})
-	if err != nil {
+	if err := r.Retry(ctx, func() error { return a.reassert(ctx) }); err != nil {
 		return nil, err
 	}
-	defer give()
-	ask.waited = time.Since(ask.came)
-	if at.answered == req.ContainerID && at.reply != nil {
-		return at.reply, nil
+	if err := a.allocation.Lock(ctx, r); err != nil {
+		return nil, err
 	}
-	a.table.bind(c, at.key)
-	return a.assign(ctx, at, ask)
+	defer r.Unlock()
+	r.Waited = time.Since(r.Came)
+	a.leases.Bind(k, r.Owner())
+	if reply := a.leases.AnswerOf(k); reply != nil {
+		stands := false
+		if err := r.Retry(ctx, func() (err error) { stands, err = a.stands(ctx, r.Holding(), k, reply); return err }); err != nil || stands {
+			return reply, err
+		}
+	}
+	return a.assign(ctx, r, k)
 }
 
-// who finds out which pod asks and which pools it may take from. A pod that is
-// terminating or has finished gets no address.
-func (a *Agent) who(ctx context.Context, ask *asker) error {
-	req := ask.req
-	pod, err := a.facts.Pod(ctx, req.Pod.Namespace, req.Pod.Name, req.Pod.UID)
+// identify finds out which pod asks and which pools it may take from. A pod that is terminating or has finished gets no
+// address.
+func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
+	pod, err := a.facts.Pod(ctx, r.Request.Pod.Namespace, r.Request.Pod.Name, r.Request.Pod.UID)
 	if err != nil {
 		return err
 	}
-	ask.pod, ask.uid = pod, req.Pod.UID
-	if ask.uid == "" {
-		ask.uid = string(pod.UID)
+	r.Pod, r.UID = pod, r.Request.Pod.UID
+	if r.UID == "" {
+		r.UID = string(pod.UID)
 	}
 	if why := facts.Finished(pod); why != "" {
 		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
 	}
-	if ask.podContext, err = a.facts.PodContext(ctx, pod); err != nil {
+	if r.Context, err = a.facts.PodContext(ctx, pod); err != nil {
 		return err
 	}
-	ask.podContext.Interface, ask.podContext.Conf = req.Interface, confOf(req)
-	ask.podContext.ClusterNetwork, ask.podContext.OwnNamespace = a.clusterNetwork, a.namespace
-	if ask.selection, err = pool.SelectionOf(ask.podContext, a.facts.Pools(), a.families); err != nil {
-		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
+	r.Context.Interface, r.Context.Conf = r.Interface, confOf(&r.Request)
+	r.Context.ClusterNetwork, r.Context.OwnNamespace = a.clusterNetwork, a.namespace
+	if r.Selection, err = pool.SelectionOf(r.Context, a.facts.Pools(), a.families); err != nil {
+		return fmt.Errorf("%w of interface %s: %w", errConfig, r.Interface, err)
 	}
-	if ask.routes, err = pool.RoutesOf(ask.podContext); err != nil {
-		return fmt.Errorf("%w of interface %s: %w", errConfig, req.Interface, err)
+	if r.Routes, err = pool.RoutesOf(r.Context); err != nil {
+		return fmt.Errorf("%w of interface %s: %w", errConfig, r.Interface, err)
 	}
-	return ask.checkRequested()
+	return checkRequested(r)
 }
 
 func confOf(req *wire.Request) pool.Conf {
@@ -148,251 +103,112 @@ func confOf(req *wire.Request) pool.Conf {
 	}
 }
 
-// cleanGateway reports whether the interface gets no default route.
-func (ask *asker) cleanGateway() bool {
-	if ask.selection.CleanGateway != nil {
-		return *ask.selection.CleanGateway
-	}
-	return ask.podContext.Conf.CleanGateway
-}
-
-// checkRequested refuses addresses that nobody could be given: without a pool
-// of their family, or two of one family.
-func (ask *asker) checkRequested() error {
-	for _, ip := range ask.req.RequestedIPs {
+// checkRequested refuses addresses that nobody could be given: without a pool of their family, or two of one family.
+func checkRequested(r *allocation.Request) error {
+	first := map[pool.Family]string{}
+	for _, ip := range r.RequestedIPs {
 		f := pool.FamilyOf(ip)
-		if first := ask.requested(f); first != ip {
-			return fmt.Errorf("%w: the addresses %s and %s are asked for, one of a family can be given", errConfig, first, ip)
+		if other, twice := first[f]; twice {
+			return fmt.Errorf("%w: the addresses %s and %s are asked for, one of a family can be given", errConfig, other, ip)
 		}
-		if len(ask.selection.Names[f]) == 0 {
-			return fmt.Errorf("%w: the address %s is asked for, and %s names no %s pool", errConfig, ip, ask.selection.Source, f)
+		if first[f] = ip.String(); len(r.Selection.Names[f]) == 0 {
+			return fmt.Errorf("%w: the address %s is asked for, and %s names no %s pool", errConfig, ip, r.Selection.Source, f)
 		}
 	}
 	return nil
 }
 
-// assign makes the attachment hold one address of each family that is wished,
-// and nothing else, and remembers the answer.
-func (a *Agent) assign(ctx context.Context, at *attachment, ask *asker) (*wire.Reply, error) {
-	at.reply = nil
-	var kept, claimed []*holding
-	for _, f := range pool.Families {
-		if len(ask.selection.Names[f]) == 0 {
+// stands reports whether the interface still holds in the ledger what its container was answered. What does not stand is made
+// again if it can be; if another has it by now and the interface bears it, that is reported and the ADD refused.
+func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, reply *wire.Reply) (bool, error) {
+	for _, ip := range reply.IPs {
+		l := leaseOf(i, ip)
+		if l == nil {
+			return false, nil
+		}
+		there, err := a.leases.Stands(ctx, l)
+		if err != nil {
+			return false, err
+		}
+		if there {
 			continue
 		}
-		h, err := a.keep(ctx, at, ask, f)
-		if err == nil && h == nil {
-			h, err = a.claim(ctx, at, ask, f)
-			claimed = append(claimed, h)
+		if report := a.recreate(ctx, i, l); report.Err != nil || report.Holder != nil {
+			a.leases.SetAnswer(k, nil)
+			return false, report.Err
 		}
+	}
+	return true, nil
+}
+
+func leaseOf(i *lease.Interface, ip wire.IP) *lease.Lease {
+	for _, l := range i.Leases() {
+		if lease.AddressOf(l.Entry) == ip.Address.Addr() && l.Held() {
+			return l
+		}
+	}
+	return nil
+}
+
+// assign gives the interface one address of each family that is selected, and remembers the answer. What else the interface
+// holds is released if nothing bears it; what another container of the pod bears stays its.
+func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) (*wire.Reply, error) {
+	a.leases.SetAnswer(k, nil)
+	had := r.Holding().Leases()
+	var grants []*allocation.Grant
+	for _, f := range pool.Families {
+		if len(r.Selection.Names[f]) == 0 {
+			continue
+		}
+		g, err := a.allocation.Allocate(ctx, r, f)
 		if err != nil {
-			a.putBack(ctx, at, claimed)
+			a.takeBack(ctx, r, had, grants)
 			return nil, err
 		}
-		kept = append(kept, h)
+		grants = append(grants, g)
 	}
-	for _, h := range slices.Clone(at.held) {
-		if !slices.Contains(kept, h) {
-			a.putBack(ctx, at, []*holding{h})
-		}
+	a.releaseOthers(ctx, r.Holding(), grants)
+	for _, g := range grants {
+		g.Lease.Told, g.Lease.Owned = lease.Yes, true
 	}
-	for _, h := range kept {
-		h.unanswered = false
-	}
-	at.answered, at.reply = ask.req.ContainerID, answer(kept, ask.routes, ask.cleanGateway())
-	a.publish.add(ask.pod, ask.uid, endpointOf(ask.req.Interface, kept, at.reply, ask.cleanGateway()))
-	return at.reply, nil
+	reply := answer(r, grants)
+	a.leases.SetAnswer(k, reply)
+	a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, endpointOf(r, grants, reply))
+	return reply, nil
 }
 
-// keep takes an address of family f that the attachment holds already into the
-// new container, and returns nil if it holds none that its pool still has. Of
-// the pool's rules only the ranges are tested for a holder; one who was never
-// told the address is none.
-func (a *Agent) keep(ctx context.Context, at *attachment, ask *asker, f pool.Family) (*holding, error) {
-	if err := ask.hold(ctx, func() error { return a.resolve(ctx, at) }); err != nil && !errors.Is(err, errUnsettled) {
-		return nil, err
-	}
-	for _, h := range slices.SortedStableFunc(slices.Values(at.of(f)), confirmedFirst) {
-		if asked := ask.requested(f); asked.IsValid() && asked != addressOf(h.entry) {
-			continue
-		}
-		if err := ask.hold(ctx, func() error { return a.rewrite(ctx, at, h, ask) }); errors.Is(err, ledger.ErrLost) {
-			at.forget(h)
-			continue
-		} else if err != nil {
-			return nil, away(err)
-		}
-		if h, err := a.fence(ctx, at, ask, h, f); !passedOver(err) {
-			return h, away(err)
-		}
-	}
-	return nil, nil
-}
-
-// confirmedFirst orders holdings: of several, the pod bears the confirmed one.
-func confirmedFirst(a, b *holding) int {
-	switch {
-	case a.confirmed() == b.confirmed():
-		return 0
-	case a.confirmed():
-		return -1
-	}
-	return 1
-}
-
-// rewrite records the container that asks in an entry that the attachment
-// holds; nothing is written if it stands there and was confirmed.
-func (a *Agent) rewrite(ctx context.Context, at *attachment, h *holding, ask *asker) error {
-	if h.confirmed() && h.entry.Spec.ContainerID == ask.req.ContainerID {
-		return nil
-	}
-	h.pool = nil
-	err := a.update(ctx, h, ask)
-	if errors.Is(err, ledger.ErrLost) {
-		if h.entry, err = a.reread(ctx, h.entry, at.key); err == nil {
-			err = a.update(ctx, h, ask)
-		}
-	}
-	return err
-}
-
-// update writes the container that asks into an entry.
-func (a *Agent) update(ctx context.Context, h *holding, ask *asker) error {
-	entry := h.entry.DeepCopy()
-	a.fill(entry, ask)
-	err := a.ledger.Update(ctx, entry)
-	switch {
-	case err == nil:
-		h.entry, h.unsure = entry, time.Time{}
-	case errors.Is(err, ledger.ErrUnknown):
-		h.unsure = time.Now()
-	}
-	return err
-}
-
-// reread reads an entry that changed since it was known; ErrLost if it is not
-// the attachment's any more, or if it comes from another claim.
-func (a *Agent) reread(ctx context.Context, known *v2beta1.SpiderIP, key attachmentKey) (*v2beta1.SpiderIP, error) {
-	now, err := a.ledger.Get(ctx, known.Name)
-	if err != nil {
-		return known, fmt.Errorf("read SpiderIP %s: %w", known.Name, err)
-	}
-	another := known.UID != "" && now != nil && now.UID != known.UID
-	if now == nil || another || keyOf(now) != key || now.Spec.Node != known.Spec.Node {
-		return known, ledger.ErrLost
-	}
-	return now, nil
-}
-
-// fill writes into an entry who holds it now.
-func (a *Agent) fill(entry *v2beta1.SpiderIP, ask *asker) {
-	entry.Spec.Node = a.node
-	entry.Spec.Network = ask.req.Network
-	entry.Spec.Interface = ask.req.Interface
-	entry.Spec.Netns = ask.req.Netns
-	entry.Spec.ContainerID = ask.req.ContainerID
-	entry.Spec.Pod = v2beta1.IPPod{Namespace: ask.pod.Namespace, Name: ask.pod.Name, UID: ask.uid}
-	entry.Spec.Use = v2beta1.IPUsePod
-}
-
-// putBack releases holdings also when the call's time is over. What cannot be
-// released stays with the attachment, unconfirmed, for a repeat or DEL.
-func (a *Agent) putBack(ctx context.Context, at *attachment, back []*holding) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+// takeBack releases what an ADD that fails has claimed, and shows what the pod has then.
+func (a *Agent) takeBack(ctx context.Context, r *allocation.Request, had []*lease.Lease, grants []*allocation.Grant) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.durations.PutBack)
 	defer cancel()
-	for _, h := range back {
-		if h == nil || !slices.Contains(at.held, h) {
-			continue
-		}
-		h.pool = nil
-		if err := a.release(ctx, at, h); err != nil {
-			a.log.Warn("not released yet", "address", h.entry.Spec.Address, "pod", h.entry.Spec.Pod.Namespace+"/"+h.entry.Spec.Pod.Name, "error", err)
-		}
+	if a.allocation.Lock(ctx, r) != nil {
+		return // the DEL of the container releases it, or the audit
 	}
-}
-
-// release frees one holding, or hands it to the oldest ADD that waits for such
-// an address; one that has become somebody else's is left alone.
-func (a *Agent) release(ctx context.Context, at *attachment, h *holding) error {
-	handed, err := a.handOver(ctx, at, h)
-	if err == nil && !handed {
-		err = a.ledger.Release(ctx, h.entry)
-	}
-	if errors.Is(err, ledger.ErrLost) {
-		var now *v2beta1.SpiderIP
-		if now, err = a.reread(ctx, h.entry, at.key); err == nil {
-			c := container{now.Spec.ContainerID, at.key.ifname}
-			if now.Spec.ContainerID != h.entry.Spec.ContainerID && !a.table.isBuried(c) {
-				h.entry = now // an update without an answer happened after all
-				a.table.bind(c, at.key)
-				return errUnsettled
-			}
-			err = a.ledger.Release(ctx, now)
+	for _, g := range grants {
+		if !slices.Contains(had, g.Lease) {
+			a.allocation.PutBack(ctx, r.Holding(), g.Lease)
 		}
 	}
-	if err != nil && !errors.Is(err, ledger.ErrLost) {
-		return away(err)
-	}
-	at.forget(h)
-	if !handed {
-		a.scouts.of(h.entry.Spec.Pool).free(addressOf(h.entry))
-	}
-	return nil
+	a.unpublish(r.Holding())
 }
 
-// handOver writes an address that is being released to the name of the oldest
-// ADD in line that can use it, but not of the attachment that gives it up. That
-// ADD fences it like any other.
-func (a *Agent) handOver(ctx context.Context, from *attachment, h *holding) (bool, error) {
-	w := a.waiters.call(h.entry.Spec.Pool, addressOf(h.entry), from)
-	if w == nil {
-		return false, nil
-	}
-	entry := h.entry.DeepCopy()
-	a.fill(entry, w.ask)
-	err := a.ledger.Update(ctx, entry)
-	w.offer <- offer{entry, err}
-	return err == nil, err
-}
-
-func (at *attachment) forget(h *holding) {
-	at.held = slices.DeleteFunc(at.held, func(o *holding) bool { return o == h })
-}
-
-// answer is what CNI is told: addresses with the prefix, gateway and routes of
-// the pools as the fence read them, and those of the pod's routes whose gateways
-// are on this interface's subnets. A route to everything among these stands in
-// for the one by the gateway.
-func answer(held []*holding, routes []pool.Route, cleanGateway bool) *wire.Reply {
-	r := &wire.Reply{}
-	for _, h := range held {
-		p := h.pool
-		r.IPs = append(r.IPs, wire.IP{Address: p.Prefix(addressOf(h.entry)), Gateway: p.Gateway, Pool: p.Name})
-		wanted := slices.Concat(p.Routes, routes)
-		if p.Gateway.IsValid() && !cleanGateway {
-			everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-			if p.Family == pool.IPv6 {
-				everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-			}
-			wanted = append(wanted, pool.Route{Dst: everything, GW: p.Gateway})
-		}
-		for _, route := range wanted {
-			// Main plugins fail if a route is there, and the first says what counts.
-			known := slices.ContainsFunc(r.Routes, func(o wire.Route) bool { return o.Dst == route.Dst })
-			if p.Subnet.Contains(route.GW) && !known {
-				r.Routes = append(r.Routes, wire.Route{Dst: route.Dst, GW: route.GW})
-			}
+// releaseOthers releases what the interface holds beside what it is given, if nothing bears it.
+func (a *Agent) releaseOthers(ctx context.Context, i *lease.Interface, grants []*allocation.Grant) {
+	for _, l := range i.Leases() {
+		given := slices.ContainsFunc(grants, func(g *allocation.Grant) bool { return g.Lease == l })
+		if !given && l.Held() && a.leases.Silent(l) {
+			a.allocation.PutBack(ctx, i, l)
 		}
 	}
-	return r
 }
 
-func keyOf(e *v2beta1.SpiderIP) attachmentKey { return attachmentKey{e.Spec.Pod.UID, e.Spec.Interface} }
-
-// addressOf is the address of an entry; the CRD admits no entry without one.
-func addressOf(e *v2beta1.SpiderIP) netip.Addr {
-	a, _ := addr.ParseAddr(e.Spec.Address)
-	return a
+// unpublish takes an interface back from the pod's endpoint if no container has an address of it.
+func (a *Agent) unpublish(i *lease.Interface) {
+	if !i.Answered() {
+		a.publish.Drop(i.PodUID, i.Owner.Interface)
+	}
 }
 
-func familyOf(e *v2beta1.SpiderIP) pool.Family { return pool.FamilyOf(addressOf(e)) }
+func cancelled(err error) bool {
+	return errors.Is(err, lease.ErrDeleted) || errors.Is(err, context.Canceled)
+}

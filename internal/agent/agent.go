@@ -1,12 +1,13 @@
-// Package agent serves the plugin's socket on one node: it finds out who asks,
-// picks a pool, claims an address in the ledger, proves it against the live
-// pool, answers, and publishes the pod's SpiderEndpoint beside the path.
+// Package agent serves the plugin's socket on one node: a file for each verb, and what runs beside them. What it knows of
+// the node's addresses is in lease, how an address is found and admitted in allocation, what people read in publish.
 package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,119 +16,88 @@ import (
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
+	"github.com/spidernet-io/spiderpool/internal/agent/publish"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
-const (
-	// callTime ends a call a little before the plugin gives it up.
-	callTime = 55 * time.Second
-	// afterwards is how long a call that ended may still take to put back what it claimed.
-	afterwards = 10 * time.Second
-)
-
-// timing is how long things may take. Tests shorten it.
-type timing struct {
-	// patience is how long the ADDs of one sandbox may wait in all, for an
-	// address or for the API server.
-	patience time.Duration
-	// silent is how long after a DEL its address is released at the latest.
-	silent time.Duration
-	// settled is how long after a claim was sent it is certain whether it
-	// happened: twice the time after which the API server gives it up.
-	settled time.Duration
-	// notes is how often notes of DELs are read.
-	notes time.Duration
-	// second is when after the start the ledger is read for the second time:
-	// when all that an agent before this one sent is settled.
-	second time.Duration
-	// grace is how long calls in progress may take when the agent is to stop.
-	grace time.Duration
-}
-
-var production = timing{
-	patience: 30 * time.Second,
-	silent:   2 * time.Second,
-	settled:  20 * time.Second,
-	notes:    10 * time.Second,
-	second:   30 * time.Second,
-	grace:    5 * time.Second,
-}
-
 // Options are what an Agent is made of.
 type Options struct {
 	// Node is the name of the Node object this agent serves.
 	Node string
-	// Socket is the path of the unix socket.
-	Socket string
+	// Socket is the path of the unix socket; FormerSockets are paths at which plugins may have left notes of DELs before.
+	Socket        string
+	FormerSockets []string
 	// Families are those that the cluster's configuration enables, in order.
 	Families []pool.Family
-	// Namespace is that of this process; networks that are named without one are
-	// in it. ClusterNetwork is the Multus network of pods that choose none.
+	// Namespace is that of this process; networks that are named without one are in it. ClusterNetwork is the Multus network
+	// of pods that choose none.
 	Namespace, ClusterNetwork string
 	// Client reads live (uncached); its rest.Config.Timeout bounds each request.
 	Client client.Client
 	Facts  *facts.Facts
 	// Events records what people should see on their pods.
-	Events record.EventRecorder
-	Log    *slog.Logger
+	Events    record.EventRecorder
+	Durations timing.Durations
+	Log       *slog.Logger
 }
 
 // Agent serves one node. Make it with New, start it with Run.
 type Agent struct {
-	node     string
-	socket   string
-	families []pool.Family
-
+	node, socket              string
+	formerSockets             []string
+	families                  []pool.Family
 	namespace, clusterNetwork string
 
-	facts   *facts.Facts
-	ledger  *ledger.Ledger
-	live    *shared[*pool.Pool]
-	scouts  *scouts
-	waiters *waiters
-	table   *table
-	publish *publisher
-	metrics *metrics
-	events  record.EventRecorder
-	log     *slog.Logger
-	timing  timing
-	ready   atomic.Bool
-	looked  atomic.Bool // for the second time: nothing of an agent before this one can come any more
+	facts      *facts.Facts
+	leases     *lease.Table
+	allocation *allocation.Allocator
+	publish    *publish.Publisher
+	metrics    *metrics.Metrics
+	events     record.EventRecorder
+	log        *slog.Logger
+	durations  timing.Durations
 
-	// life is the context of Run; what calls leave to be done later is bound to
-	// it, not to them.
+	// ready is set when ADDs are served; settled when nothing can come any more that an agent before this one has sent.
+	ready, settled atomic.Bool
+	audits         audits
+	audited        coalesce.Group[struct{}]
+	notes          pendingNotes
+	api            apiHealth
+
+	// began is when the agent started: all that one before it has sent was sent earlier.
+	began time.Time
+	// life is the context of Run; what calls leave to be done later is bound to it, not to them.
 	life       context.Context
 	background sync.WaitGroup
 }
 
 // New makes an agent.
 func New(o Options) *Agent {
-	l := ledger.New(o.Client)
-	line := &waiters{}
-	t := newTable()
-	m := newMetrics(line.length)
-	return &Agent{
-		node: o.Node, socket: o.Socket, families: o.Families, namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
-		facts: o.Facts, events: o.Events, log: o.Log,
-		ledger: l,
-		live: share(func(ctx context.Context, name string) (*pool.Pool, error) {
-			return facts.ReadPool(ctx, o.Client, name)
-		}),
-		scouts:  newScouts(l.OfPool, m.lists.Inc),
-		waiters: line,
-		metrics: m,
-		timing:  production,
-		table:   t,
-		publish: newPublisher(o.Client, o.Facts, o.Node, o.Log, t, line),
+	a := &Agent{
+		node: o.Node, socket: o.Socket, formerSockets: o.FormerSockets, families: o.Families,
+		namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
+		facts: o.Facts, events: o.Events, log: o.Log, durations: o.Durations,
 	}
+	l := ledger.New(o.Client)
+	a.metrics = metrics.New(func() int { return a.allocation.Waiting() })
+	a.leases = lease.NewTable(o.Node, l, o.Durations, a.metrics, o.Log)
+	a.allocation = allocation.New(allocation.Options{Node: o.Node, Families: o.Families, Facts: o.Facts, Ledger: l, Leases: a.leases,
+		Durations: o.Durations, Metrics: a.metrics, Events: o.Events, Log: o.Log})
+	a.publish = publish.New(o.Client, o.Facts, o.Node, o.Log, func() bool { return a.leases.Adds() > a.allocation.Waiting() })
+	a.audited.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, a.auditListed(ctx) }
+	return a
 }
 
-// Run serves until ctx ends, and then finishes what is in progress. The socket opens at once, so that a restart does
-// not look like a missing agent; ADDs are answered "try again later" until the
-// agent knows what its node holds.
+// Run serves until ctx ends, and then finishes what is in progress. The socket opens at once, so that a restart does not look
+// like a missing agent; ADDs are answered "try again later" until the agent knows what its node holds.
 func (a *Agent) Run(ctx context.Context) error {
 	listener, err := wire.Listen(a.socket)
 	if err != nil {
@@ -135,19 +105,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	a.life = ctx
+	a.allocation.StopWaiting(ctx)
 	defer a.background.Wait()
-	group.Go(func() error { return wire.Serve(ctx, listener, a.timing.grace, a.handle) })
+	group.Go(func() error { return wire.Serve(ctx, listener, a.durations.Stop, a.handle) })
 	group.Go(func() error { return a.facts.Run(ctx) })
-	group.Go(func() error { return a.publish.run(ctx) })
-	group.Go(func() error { return a.recover(ctx) })
+	group.Go(func() error { return a.publish.Run(ctx) })
+	group.Go(func() error { return a.start(ctx) })
 	return group.Wait()
 }
 
-// later does something in the background after a time, unless the agent stops
-// before.
-func (a *Agent) later(after time.Duration, do func(context.Context)) {
+// later does something in the background, unless the agent stops before.
+func (a *Agent) later(do func(context.Context)) {
 	a.background.Go(func() {
-		if wait(a.life, time.After(after)) == nil {
+		if a.life.Err() == nil {
 			do(a.life)
 		}
 	})
@@ -156,8 +126,11 @@ func (a *Agent) later(after time.Duration, do func(context.Context)) {
 // Ready reports whether ADDs are served.
 func (a *Agent) Ready() bool { return a.ready.Load() }
 
+// Metrics serves what the agent counts in the Prometheus text format.
+func (a *Agent) Metrics() http.Handler { return a.metrics.Handler() }
+
 func (a *Agent) handle(ctx context.Context, req *wire.Request) *wire.Reply {
-	ctx, cancel := context.WithTimeout(ctx, callTime)
+	ctx, cancel := context.WithTimeout(ctx, a.durations.Call)
 	defer cancel()
 	log := a.log.With("verb", req.Verb, "container", req.ContainerID, "interface", req.Interface,
 		"pod", req.Pod.Namespace+"/"+req.Pod.Name)
@@ -187,9 +160,54 @@ func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, erro
 	return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("the agent does not know the verb %q", req.Verb)}
 }
 
+// status serves STATUS: whether an ADD would be served now. The kubelet takes a failure for a node without a network, so an
+// API server that is away counts only when ADDs must fail of it.
 func (a *Agent) status() error {
-	if !a.Ready() {
-		return &wire.Error{Code: wire.CodeNotReady, Msg: errStarting.Error()}
+	err := a.unready()
+	if err == nil {
+		err = a.api.trouble(time.Now(), a.durations.Wait)
+	}
+	if err != nil {
+		return &wire.Error{Code: wire.CodeNotReady, Msg: err.Error()}
 	}
 	return nil
+}
+
+// unready says why ADDs are not served, nil if they are.
+func (a *Agent) unready() error {
+	if !a.Ready() {
+		return errStarting
+	}
+	return nil
+}
+
+// apiHealth is what calls tell of the API server: since when it has refused or not answered, without one success.
+type apiHealth struct {
+	mu     sync.Mutex
+	failed time.Time
+	err    error
+}
+
+func (h *apiHealth) observe(now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case err == nil:
+		h.failed, h.err = time.Time{}, nil
+	case !errors.Is(err, allocation.ErrAway) && !isForbidden(err): // it says nothing of the API server
+	case h.failed.IsZero():
+		h.failed, h.err = now, err
+	default:
+		h.err = err
+	}
+}
+
+// trouble is the last error if nothing has succeeded for a time.
+func (h *apiHealth) trouble(now time.Time, lasting time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed.IsZero() || now.Sub(h.failed) < lasting {
+		return nil
+	}
+	return fmt.Errorf("no ADD can be served since %s: %w", now.Sub(h.failed).Round(time.Second), h.err)
 }

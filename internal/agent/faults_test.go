@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +19,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +28,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
@@ -96,7 +96,7 @@ func newGate() *gate {
 // pass waits until the gate is open, or ctx ends.
 func (g *gate) pass(ctx context.Context) error {
 	g.arrive()
-	return wait(ctx, g.opened)
+	return lease.Wait(ctx, g.opened)
 }
 
 // await waits for what must come.
@@ -267,7 +267,7 @@ func TestLostAnswerThenAway(t *testing.T) {
 			c := newCluster(t)
 			var away, lost atomic.Bool
 			n := c.machine("n1")
-			n.timing.patience, n.timing.settled = 300*time.Millisecond, 300*time.Millisecond
+			n.durations.Wait, n.durations.Settle = 300*time.Millisecond, 300*time.Millisecond
 			n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 				if away.Load() {
 					return errRefused
@@ -281,7 +281,7 @@ func TestLostAnswerThenAway(t *testing.T) {
 			}))
 			c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.50"})
 			p := c.pod(n, "web", c.from("v4|"))
-			n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error())
+			n.adding(p, "c1").refused(t, wire.CodeTryAgain, allocation.ErrAway.Error())
 			address, _, _ := strings.Cut(c.held(), " ")
 			if address == "" {
 				t.Fatal("the claim did not happen")
@@ -367,12 +367,12 @@ func TestZombieClaim(t *testing.T) {
 		c := newCluster(t)
 		z := &zombie{cluster: c}
 		n := c.machine("n1")
-		n.timing.settled, n.timing.patience = settled, 300*time.Millisecond
+		n.durations.Settle, n.durations.Wait = settled, 300*time.Millisecond
 		n.start(z.funcs())
 		p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 		p := c.pod(n, "web", c.from("v4|"))
 		z.on.Store(true)
-		n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error())
+		n.adding(p, "c1").refused(t, wire.CodeTryAgain, allocation.ErrAway.Error())
 		z.on.Store(false)
 		return z, n, p4, p
 	}
@@ -480,7 +480,7 @@ func TestDelDuringAdd(t *testing.T) {
 			var on atomic.Bool
 			deleted, over := newGate(), newGate() // opened when the DEL is answered, and the ADD
 			n := c.machine("n1")
-			n.timing.patience, n.timing.settled = requestWait, 300*time.Millisecond
+			n.durations.Wait, n.durations.Settle = requestWait, 300*time.Millisecond
 			n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 				switch {
 				case !on.Load():
@@ -518,7 +518,7 @@ func TestDelDuringAdd(t *testing.T) {
 			on.Store(true)
 			add := n.adding(p, "c1", edit)
 			if tc.at == "" {
-				n.eventually("the ADD is in line", func() bool { return n.agent.waiters.length() == 1 })
+				n.eventually("the ADD is in line", func() bool { return n.agent.allocation.Waiting() == 1 })
 			} else {
 				c.await("the ADD is at "+tc.at, deleted.reached)
 			}
@@ -615,7 +615,7 @@ func TestStalePool(t *testing.T) {
 		c := newCluster(t)
 		v := newValve("spiderippools")
 		n := c.machine("n1")
-		n.transport, n.timing.patience = v.transport, requestWait
+		n.transport, n.durations.Wait = v.transport, requestWait
 		n.start()
 		p4 := c.pool("v4", "10.1.0.0/24", ips)
 		n.knows(p4)
@@ -628,7 +628,7 @@ func TestStalePool(t *testing.T) {
 		n.add(n.pod(n, "p", n.from("v4|")), "p")
 		n.edit(p4, func(p *v2beta1.SpiderIPPool) { p.Spec.IPs = []string{"10.1.0.10-10.1.0.11"} })
 		late := n.adding(n.pod(n, "q", n.from("v4|")), "q")
-		n.eventually("the ADD is in line", func() bool { return n.agent.waiters.length() == 1 })
+		n.eventually("the ADD is in line", func() bool { return n.agent.allocation.Waiting() == 1 })
 		v.flow()
 		if got := late.ips(t); got[0] != "10.1.0.11/24" {
 			t.Errorf("got %v", got)
@@ -642,7 +642,7 @@ func TestStalePool(t *testing.T) {
 		}
 		n.edit(p4, func(p *v2beta1.SpiderIPPool) { p.Spec.IPs = []string{"10.1.0.20"} })
 		late := n.adding(n.pod(n, "q", n.from("v4|")), "q")
-		n.eventually("the ADD is in line", func() bool { return n.agent.waiters.length() == 1 })
+		n.eventually("the ADD is in line", func() bool { return n.agent.allocation.Waiting() == 1 })
 		n.del(p, "p")
 		if got := late.ips(t); got[0] != "10.1.0.20/24" {
 			t.Errorf("got %v, which the pool has no more", got)
@@ -693,7 +693,7 @@ func TestWebhookDown(t *testing.T) {
 	c := newCluster(t)
 	n := c.node("n1")
 	p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"}, func(p *v2beta1.SpiderIPPool) { p.Labels = map[string]string{"test": c.prefix} })
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	if err := admissionv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -815,7 +815,7 @@ func TestThrottled(t *testing.T) {
 	refused := 0
 	came := map[string][]time.Time{} // by claim
 	n := c.machine("n1")
-	n.timing.patience = requestWait
+	n.durations.Wait = requestWait
 	n.transport = func(next http.RoundTripper) http.RoundTripper {
 		return tripper(func(r *http.Request) (*http.Response, error) {
 			if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, "/spiderips") {
@@ -880,7 +880,7 @@ func TestThrottledWithoutEnd(t *testing.T) {
 	}))
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	p := c.pod(n, "web", c.from("v4|"))
-	n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error(), "too much to do")
+	n.adding(p, "c1").refused(t, wire.CodeTryAgain, allocation.ErrAway.Error(), "too much to do")
 	if n := asked.Load(); n < 2 || n > 5 { // after 0.1, 0.2, 0.4 and 0.8 s, a quarter less by chance
 		t.Errorf("asked %d times within 1 s", n)
 	}
@@ -915,31 +915,13 @@ func TestStatusAndGCWithoutPod(t *testing.T) {
 	}
 }
 
-// namespace makes a network namespace with an interface, as a runtime does, and
-// returns its path.
+// namespace makes a network namespace that the test has for itself.
 func namespace(t *testing.T, ifname string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "cni-1")
-	if err := os.WriteFile(path, nil, 0o444); err != nil {
-		t.Fatal(err)
-	}
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
-		ns, err := netns.New()
-		if err == nil {
-			defer ns.Close()
-			err = unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
-		}
-		if err == nil {
-			err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: ifname}, PeerName: "peer"})
-		}
-		made <- err
-	}()
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	path := newNetns(t, ifname)
+	t.Cleanup(func() {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
+		_ = os.RemoveAll(filepath.Dir(path))
+	})
 	return path
 }
 
@@ -948,7 +930,7 @@ func namespace(t *testing.T, ifname string) string {
 func TestGC(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
-	n.timing.patience = requestWait
+	n.durations.Wait = requestWait
 	n.start()
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.50"})
 	gone := filepath.Join(t.TempDir(), "gone")
@@ -975,7 +957,7 @@ func TestGC(t *testing.T) {
 		return known != nil && known.Annotations[v2beta1.AnnotationIPPool] == busy.Annotations[v2beta1.AnnotationIPPool]
 	})
 	going := n.adding(busy, "busy2", on)
-	c.eventually("the ADD is in line", func() bool { return n.agent.waiters.length() == 1 })
+	c.eventually("the ADD is in line", func() bool { return n.agent.allocation.Waiting() == 1 })
 
 	req := &wire.Request{Verb: wire.VerbGC, Network: "one", Attachments: []wire.Attachment{{ContainerID: "listed", Interface: "eth0"}, {ContainerID: "left", Interface: "net1"}}}
 	if _, err := wire.Call(t.Context(), n.socket, req); err != nil {
@@ -1043,7 +1025,7 @@ func TestDelIsRetried(t *testing.T) {
 				})
 			}
 			n := c.machine("n1")
-			n.timing.notes, n.timing.silent = 50*time.Millisecond, 0
+			n.durations.Notes, n.durations.Release = 50*time.Millisecond, 0
 			n.start(failing(1 << 30))
 			p := c.pod(n, "web", c.from("v4|"))
 			n.add(p, "c1")
@@ -1094,7 +1076,7 @@ func TestZombieAfterRetry(t *testing.T) {
 	c := newCluster(t)
 	var late atomic.Pointer[v2beta1.SpiderIP]
 	n := c.machine("n1")
-	n.timing.settled = requestWait
+	n.durations.Settle = requestWait
 	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if r.what == claims && late.CompareAndSwap(nil, r.object.DeepCopyObject().(*v2beta1.SpiderIP)) {
 			return errNoReply
@@ -1115,7 +1097,7 @@ func TestLostTakeOverThenAnother(t *testing.T) {
 	c := newCluster(t)
 	var away atomic.Bool
 	n := c.machine("n1")
-	n.timing.patience = 300 * time.Millisecond
+	n.durations.Wait = 300 * time.Millisecond
 	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if away.Load() {
 			return errRefused
@@ -1159,7 +1141,7 @@ func TestStopFinishesCalls(t *testing.T) {
 	c := newCluster(t)
 	claim := newGate()
 	n := c.machine("n1")
-	n.timing.grace, n.timing.patience = requestWait, requestWait
+	n.durations.Stop, n.durations.Wait = requestWait, requestWait
 	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if r.what == claims && r.object.(*v2beta1.SpiderIP).Spec.Pod.Name == "web" {
 			if err := claim.pass(ctx); err != nil {
@@ -1234,7 +1216,7 @@ func TestLateReleaseOfAnAddressThatIsUsedAgain(t *testing.T) {
 func TestNoteOfAContainerThatIsBack(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
-	n.timing.notes = 300 * time.Millisecond
+	n.durations.Notes = 300 * time.Millisecond
 	n.start()
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	p := n.occupy("web", "v4|")
@@ -1248,7 +1230,7 @@ func TestNoteOfAContainerThatIsBack(t *testing.T) {
 		if err != nil {
 			n.add(p, "web")
 		}
-		time.Sleep(2 * n.timing.notes)
+		time.Sleep(2 * n.durations.Notes)
 		if want := "10.1.0.10 n1/web eth0 web"; c.held() != want {
 			t.Errorf("held %q, want %q", c.held(), want)
 		}
@@ -1315,7 +1297,7 @@ func TestDoubtAndReserved(t *testing.T) {
 	c := newCluster(t)
 	var away, lost atomic.Bool
 	n := c.machine("n1")
-	n.timing.patience = 300 * time.Millisecond
+	n.durations.Wait = 300 * time.Millisecond
 	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if away.Load() {
 			return errRefused
@@ -1329,7 +1311,7 @@ func TestDoubtAndReserved(t *testing.T) {
 	}))
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	p := c.pod(n, "web", c.from("v4|"))
-	n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error())
+	n.adding(p, "c1").refused(t, wire.CodeTryAgain, allocation.ErrAway.Error())
 	o := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: c.prefix}}
 	o.Spec.IPs = []string{"10.1.0.10"}
 	c.create(o)
@@ -1347,7 +1329,7 @@ func TestDoubtAndReserved(t *testing.T) {
 func TestSecondLookWaitsForSilence(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
-	n.timing.second, n.timing.silent = 1500*time.Millisecond, 8*time.Second
+	n.durations.Rescan, n.durations.Release = 1500*time.Millisecond, 8*time.Second
 	n.launch()
 	n.eventually("the agent is ready", n.agent.Ready)
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
@@ -1359,8 +1341,8 @@ func TestSecondLookWaitsForSilence(t *testing.T) {
 	for c.held() != "" {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if after := time.Since(deleted); after < n.timing.silent {
-		t.Errorf("freed %s after the DEL, the interface is there, and silence is after %s", after, n.timing.silent)
+	if after := time.Since(deleted); after < n.durations.Release {
+		t.Errorf("freed %s after the DEL, the interface is there, and silence is after %s", after, n.durations.Release)
 	}
 	n.done()
 }
@@ -1372,8 +1354,8 @@ func TestLateClaimOfTheOldSandbox(t *testing.T) {
 	z := &zombie{cluster: c}
 	var land atomic.Bool
 	n := c.machine("n1")
-	n.timing.patience = 300 * time.Millisecond
-	n.timing.settled = 2 * time.Second
+	n.durations.Wait = 300 * time.Millisecond
+	n.durations.Settle = 2 * time.Second
 	n.start(z.funcs(), between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if r.what == claims && land.CompareAndSwap(true, false) {
 			z.land()
@@ -1383,49 +1365,16 @@ func TestLateClaimOfTheOldSandbox(t *testing.T) {
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	p := c.pod(n, "web", c.from("v4|"))
 	z.on.Store(true)
-	n.adding(p, "c1").refused(t, wire.CodeTryAgain, errAway.Error())
+	n.adding(p, "c1").refused(t, wire.CodeTryAgain, allocation.ErrAway.Error())
 	z.on.Store(false)
 	land.Store(true)
-	n.agent.timing.patience = 8 * time.Second
+	n.agent.durations.Wait = 8 * time.Second
 	w := n.adding(p, "c2")
 	<-w.done
 	t.Logf("took %s: %v; held %q", w.took, w.err, c.held())
 	if w.err != nil {
 		t.Errorf("refused after %s, and the address is the pod's own (%q): %v", w.took, c.held(), w.err)
 	}
-}
-
-// TestHandOverThatComesLate: the update that hands an address to an ADD in line
-// is carried out after the agent gave it up.
-func TestHandOverThatComesLate(t *testing.T) {
-	c := newCluster(t)
-	var lost atomic.Bool
-	sent := make(chan *v2beta1.SpiderIP, 1)
-	n := c.machine("n1")
-	n.timing.patience = 6 * time.Second
-	n.timing.notes = requestWait
-	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
-		if r.what == takeOvers && lost.CompareAndSwap(false, true) {
-			sent <- r.object.DeepCopyObject().(*v2beta1.SpiderIP)
-			return errNoReply
-		}
-		return send(ctx)
-	}))
-	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
-	first := n.occupy("first", "v4|")
-	w := n.lineUp(1, "v4|")[0]
-	n.deleted(first, "first")
-	late := <-sent
-	time.Sleep(500 * time.Millisecond)
-	if err := c.Update(t.Context(), late); err != nil {
-		t.Fatal(err)
-	}
-	<-w.done
-	t.Logf("took %s: %v; held %q", w.took, w.err, c.held())
-	if w.err != nil {
-		t.Errorf("refused after %s, and the address is in its name (%q): %v", w.took, c.held(), w.err)
-	}
-	_ = client.Object(nil)
 }
 
 // TestLateTakeOverOfAnAgentThatIsGone: an agent wrote a new container into an
@@ -1436,7 +1385,7 @@ func TestLateTakeOverOfAnAgentThatIsGone(t *testing.T) {
 		t.Run(looks+" the second look", func(t *testing.T) {
 			c := newCluster(t)
 			n := c.machine("n1")
-			n.timing.second = 1500 * time.Millisecond
+			n.durations.Rescan = 1500 * time.Millisecond
 			sent, late := newGate(), make(chan *v2beta1.SpiderIP, 1)
 			n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 				if r.what != takeOvers {
@@ -1463,7 +1412,7 @@ func TestLateTakeOverOfAnAgentThatIsGone(t *testing.T) {
 			if looks == "before" {
 				land()
 			}
-			n.eventually("it has looked again", n.agent.looked.Load)
+			n.eventually("it has looked again", n.agent.settled.Load)
 			n.done()
 			if looks == "after" {
 				land()

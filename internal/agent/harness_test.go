@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,6 +32,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -54,7 +60,7 @@ const requestWait = 30 * time.Second
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	if err := rbacv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -198,18 +204,25 @@ func (c *cluster) held() string {
 // the process around it.
 type node struct {
 	*cluster
-	name   string
-	socket string
-	timing timing
+	name      string
+	socket    string
+	durations timing.Durations
+	// netns is where its runtime keeps the network namespaces of containers that live.
+	netns string
 	// transport, if set, stands between the agent and the network.
 	transport func(http.RoundTripper) http.RoundTripper
 	agent     *Agent
 	stop      func()
 }
 
-// quick is the timing of tests that do not look at time. The second look comes
-// at once, when there is nothing to see: it would put right what others break.
-var quick = timing{patience: time.Second, silent: 100 * time.Millisecond, settled: 2 * time.Second, notes: 500 * time.Millisecond}
+// quick are the durations of tests that do not look at time. The second LIST comes
+// at once, when there is nothing to see, and no audit follows: it would put right what others break.
+func quick() timing.Durations {
+	d := timing.Production()
+	d.Wait, d.Release, d.Settle, d.Notes, d.Rescan = time.Second, 100*time.Millisecond, 2*time.Second, 500*time.Millisecond, 0
+	d.Look, d.List, d.Stop = 300*time.Millisecond, time.Hour, 0
+	return d
+}
 
 // node starts an agent. faults, if given, stand between it and the API server.
 func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
@@ -222,7 +235,7 @@ func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
 // machine is a node whose agent is not started yet.
 func (c *cluster) machine(name string) *node {
 	c.t.Helper()
-	n := &node{cluster: c, name: c.prefix + "-" + name, timing: quick, socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
+	n := &node{cluster: c, name: c.prefix + "-" + name, durations: quick(), netns: c.t.TempDir(), socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
 	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
 	c.t.Cleanup(func() { n.stop() })
 	return n
@@ -232,7 +245,7 @@ func (n *node) start(faults ...interceptor.Funcs) {
 	n.t.Helper()
 	n.launch(faults...)
 	n.eventually("the agent is ready", n.agent.Ready)
-	n.eventually("the agent has looked a second time", n.agent.looked.Load)
+	n.eventually("the agent has listed its node a second time", n.agent.settled.Load)
 }
 
 // launch starts the agent and does not wait until it serves.
@@ -248,7 +261,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 	}
 	live := rest.CopyConfig(watch)
 	live.Timeout = 10 * time.Second
-	c, err := client.NewWithWatch(live, client.Options{Scheme: facts.Scheme()})
+	c, err := client.NewWithWatch(live, client.Options{Scheme: apiclient.Scheme()})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -260,8 +273,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 		n.t.Fatal(err)
 	}
 	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, Facts: w, Events: record.NewFakeRecorder(1000),
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	n.agent.timing = n.timing
+		Durations: n.durations, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.agent.Run(ctx) }()
@@ -292,12 +304,78 @@ func (c *cluster) eventually(what string, ok func() bool) {
 func (n *node) call(verb wire.Verb, p *corev1.Pod, containerID, ifname string, edit ...func(*wire.Request)) (*wire.Reply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestWait)
 	defer cancel()
-	req := &wire.Request{Verb: verb, Network: "underlay", ContainerID: containerID, Interface: ifname, Netns: "/run/netns/" + containerID,
+	if verb == wire.VerbAdd {
+		n.makeNetns(containerID)
+	}
+	req := &wire.Request{Verb: verb, Network: "underlay", ContainerID: containerID, Interface: ifname, Netns: filepath.Join(n.netns, containerID),
 		Pod: wire.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}}
 	for _, e := range edit {
 		e(req)
 	}
 	return wire.Call(ctx, n.socket, req)
+}
+
+// makeNetns gives a container a network namespace with interfaces, if it has none.
+func (n *node) makeNetns(containerID string) {
+	path := filepath.Join(n.netns, containerID)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return
+	}
+	_ = f.Close()
+	if err := unix.Mount(sandboxNetns(n.t), path, "", unix.MS_BIND, ""); err != nil {
+		n.t.Error(err)
+	}
+	n.t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+}
+
+// endNetns removes the network namespace of a container.
+func (n *node) endNetns(containerID string) {
+	path := filepath.Join(n.netns, containerID)
+	_ = unix.Unmount(path, unix.MNT_DETACH)
+	_ = os.Remove(path)
+}
+
+// sandboxNetns is one network namespace with interfaces, which all containers of all tests have.
+var sandboxNetns = func() func(*testing.T) string {
+	var once sync.Once
+	var path string
+	return func(t *testing.T) string {
+		once.Do(func() { path = newNetns(t, "eth0", "net1", "net2") })
+		return path
+	}
+}()
+
+// newNetns makes a network namespace with interfaces, as a runtime does, and returns its path.
+func newNetns(t *testing.T, ifnames ...string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "netns-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "cni-1")
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		ns, err := netns.New()
+		if err == nil {
+			defer ns.Close()
+			err = unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		}
+		for i, name := range ifnames {
+			if err == nil {
+				err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: fmt.Sprint("peer", i)})
+			}
+		}
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // add serves eth0 of a pod and returns the addresses with their prefixes.
@@ -316,6 +394,7 @@ func (n *node) del(p *corev1.Pod, containerID string) {
 	if _, err := n.call(wire.VerbDel, p, containerID, "eth0"); err != nil {
 		n.t.Fatalf("DEL of %s: %v", p.Name, err)
 	}
+	n.endNetns(containerID) // as main plugins and runtimes do after the DEL of IPAM
 	n.done()
 }
 

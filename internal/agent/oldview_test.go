@@ -49,7 +49,7 @@ func TestOldViewOfAPool(t *testing.T) {
 	requests := &counter{}
 	var frozen atomic.Bool
 	n, other := c.machine("n1"), c.node("n2")
-	n.timing.patience = 6 * time.Second
+	n.durations.Wait = 6 * time.Second
 	n.freezesPools(&frozen)
 	n.start(requests.funcs())
 	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
@@ -74,7 +74,7 @@ func TestDisabledWhileTheViewIsOld(t *testing.T) {
 	requests := &counter{}
 	var frozen atomic.Bool
 	n, other := c.machine("n1"), c.node("n2")
-	n.timing.patience = 6 * time.Second
+	n.durations.Wait = 6 * time.Second
 	n.freezesPools(&frozen)
 	n.start(requests.funcs())
 	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})

@@ -141,7 +141,7 @@ func TestSeventeenInterfaces(t *testing.T) {
 func TestSecondInterfaceIsNotServed(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
-	n.timing.patience = 0
+	n.durations.Wait = 0
 	n.start()
 	c.pool("a", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.30"})
 	c.pool("full", "10.2.0.0/24", []string{"10.2.0.10"})

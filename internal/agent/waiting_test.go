@@ -2,9 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,11 +14,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
-	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
@@ -36,7 +37,7 @@ func asking(texts ...string) func(*wire.Request) {
 func (c *cluster) patient(name string, faults ...interceptor.Funcs) *node {
 	c.t.Helper()
 	n := c.machine(name)
-	n.timing.patience, n.timing.silent = requestWait, 10*time.Millisecond
+	n.durations.Wait, n.durations.Release = requestWait, 10*time.Millisecond
 	n.start(faults...)
 	return n
 }
@@ -65,7 +66,7 @@ func (n *node) lineUp(pods int, pools string) []*pending {
 // inLine waits until so many ADDs are in line.
 func (n *node) inLine(want int) {
 	n.t.Helper()
-	n.eventually(fmt.Sprintf("%d ADDs are in line", want), func() bool { return n.agent.waiters.length() == want })
+	n.eventually(fmt.Sprintf("%d ADDs are in line", want), func() bool { return n.agent.allocation.Waiting() == want })
 }
 
 // TestWaitsForIPv4: an ADD that waits for IPv4 holds nothing of IPv6.
@@ -102,13 +103,13 @@ func TestFullIsProven(t *testing.T) {
 	}
 }
 
-// mostLooks is how often a node LISTs a pool at most that looks full for a
+// mostLists is how often a node LISTs a pool at most that looks full for a
 // time: at once, and after pauses of 1, 2, 4 and then 8 s. Each is a quarter
 // shorter by chance, and the next one grows from what it was.
-func mostLooks(full time.Duration) int {
+func mostLists(full time.Duration) int {
 	n := 1
-	for at, gap := time.Duration(0), firstGap*3/4; at+gap <= full; n++ {
-		at, gap = at+gap, min(2*gap, lastGap)*3/4
+	for at, gap := time.Duration(0), time.Second*3/4; at+gap <= full; n++ {
+		at, gap = at+gap, min(2*gap, 8*time.Second)*3/4
 	}
 	return n
 }
@@ -128,7 +129,7 @@ func TestManyNodesOneAddress(t *testing.T) {
 	all, requests := make([]*node, nodes), make([]counter, nodes)
 	for i := range all {
 		all[i] = c.machine(fmt.Sprint("n", i))
-		all[i].timing.patience = patience
+		all[i].durations.Wait = patience
 		all[i].launch(requests[i].funcs())
 	}
 	pods := make([]*corev1.Pod, nodes)
@@ -164,7 +165,7 @@ func TestManyNodesOneAddress(t *testing.T) {
 	if i := winners[0]; c.held() != fmt.Sprintf("10.1.0.10 n%d/p%d eth0 p%d", i, i, i) {
 		t.Errorf("held %q, node %d got it", c.held(), i)
 	}
-	most := 2*mostLooks(took/2) + 1 // full before it was freed, and after
+	most := 2*mostLists(took/2) + 1 // full before it was freed, and after
 	total := 0
 	for i := range requests {
 		lists, tries := requests[i].of(looks), requests[i].of(claims)
@@ -185,7 +186,7 @@ func TestStrangersInLine(t *testing.T) {
 	c := newCluster(t)
 	requests := &counter{}
 	other, n := c.node("n1"), c.machine("n2")
-	n.timing.patience = 5 * time.Second
+	n.durations.Wait = 5 * time.Second
 	n.start(requests.funcs())
 	for _, name := range []string{"a", "b"} {
 		c.pool(name, "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
@@ -203,7 +204,7 @@ func TestStrangersInLine(t *testing.T) {
 	}
 	took := time.Since(began)
 	lists, tries := requests.of(looks), requests.of(claims)
-	if most := mostLooks(took) + 1; lists > most || tries > adds*addresses*most {
+	if most := mostLists(took) + 1; lists > most || tries > adds*addresses*most {
 		t.Errorf("%d LISTs and %d claims in %s, want at most %d and %d", lists, tries, took, most, adds*addresses*most)
 	}
 }
@@ -214,7 +215,7 @@ func TestListFails(t *testing.T) {
 	c := newCluster(t)
 	failed := newGate()
 	n := c.machine("n1")
-	n.timing.patience = 5 * time.Second
+	n.durations.Wait = 5 * time.Second
 	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if r.what == looks {
 			select {
@@ -237,12 +238,13 @@ func TestListFails(t *testing.T) {
 	}
 }
 
-// TestHandOver: an address that the node frees goes to who waits longest,
-// though all have looked again meanwhile, by one PUT and no LIST.
-func TestHandOver(t *testing.T) {
+// TestWake: an address that the node frees is claimed by who waits longest, though all have looked again meanwhile: by one
+// create, without a LIST.
+func TestWake(t *testing.T) {
 	const pods = 4
 	c := newCluster(t)
 	requests, stopped := &counter{}, newGate()
+	t.Cleanup(stopped.open)
 	var stop atomic.Bool
 	n := c.patient("n1", requests.funcs(), between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if r.what == looks && stop.Load() {
@@ -263,7 +265,8 @@ func TestHandOver(t *testing.T) {
 		if got := next.ips(t); got[0] != "10.1.0.10/24" {
 			t.Errorf("got %v", got)
 		}
-		if got := []int{requests.of(takeOvers), requests.of(fences), requests.of(claims), requests.of(frees), requests.of(looks)}; !slices.Equal(got, []int{1, 1, 0, 0, 0}) {
+		got := []int{requests.of(frees), requests.of(claims), requests.of(fences), requests.of(takeOvers), requests.of(looks)}
+		if !slices.Equal(got, []int{1, 1, 1, 0, 0}) {
 			t.Errorf("%s: %s", next.pod.Name, requests)
 		}
 		has = next
@@ -273,86 +276,59 @@ func TestHandOver(t *testing.T) {
 	c.holds("")
 }
 
-// handingOver lets the only address of a pool be handed to the first of two
-// ADDs in line, and stops the PUT before it is sent, or if sent is set, its
-// answer.
-func handingOver(t *testing.T, sent bool, faults ...interceptor.Funcs) (n *node, pool *v2beta1.SpiderIPPool, line []*pending, put *gate) {
+// waking lets the only address of a pool be released while two ADDs are in line, and stops the first one's claim before it is
+// sent, or if sent is set, its answer.
+func waking(t *testing.T, sent bool) (n *node, pool *v2beta1.SpiderIPPool, line []*pending, claim *gate) {
 	c := newCluster(t)
-	put = newGate()
-	n = c.patient("n1", append(faults, between(func(ctx context.Context, r request, send func(context.Context) error) error {
-		if r.what != takeOvers {
+	claim = newGate()
+	t.Cleanup(claim.open)
+	var on atomic.Bool
+	n = c.patient("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.what != claims || !on.Load() || r.object.(*v2beta1.SpiderIP).Spec.Pod.Name != "w0" {
 			return send(ctx)
 		}
 		if sent {
 			if err := send(ctx); err != nil {
 				return err
 			}
-			return put.pass(ctx)
+			return claim.pass(ctx)
 		}
-		if err := put.pass(ctx); err != nil {
+		if err := claim.pass(ctx); err != nil {
 			return err
 		}
 		return send(ctx)
-	}))...)
+	}))
 	pool = c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	first := n.occupy("first", "v4|")
 	line = n.lineUp(2, "v4|")
+	on.Store(true)
 	n.deleted(first, "first")
-	c.await("the address is being handed over", put.reached)
-	return n, pool, line, put
+	c.await("the oldest claims it", claim.reached)
+	return n, pool, line, claim
 }
 
-// TestHandOverToOneThatGoes: the DEL of an ADD comes while it is handed an
-// address. The next in line gets it.
-func TestHandOverToOneThatGoes(t *testing.T) {
-	n, _, line, put := handingOver(t, false)
-	n.deleted(line[0].pod, "w0")
-	put.open()
-	line[0].refused(t, wire.CodeTryAgain)
-	if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
-		t.Errorf("got %v", got)
-	}
-	n.done()
-	n.holds("10.1.0.10 n1/w1 eth0 w1")
-	n.del(line[1].pod, "w1")
-	n.holds("")
-}
-
-// TestHandOverWithoutAnswer: it is not known whether an address was handed
-// over. In the end nobody holds it who was not answered it.
-func TestHandOverWithoutAnswer(t *testing.T) {
-	for _, happened := range []bool{true, false} {
-		t.Run(fmt.Sprint("happened ", happened), func(t *testing.T) {
-			c := newCluster(t)
-			var lost atomic.Bool
-			n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
-				if r.what == takeOvers && lost.CompareAndSwap(false, true) {
-					if happened {
-						_ = send(ctx)
-					}
-					return errNoReply
-				}
-				return send(ctx)
-			}))
-			c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
-			first := n.occupy("first", "v4|")
-			w := n.lineUp(1, "v4|")[0]
-			n.deleted(first, "first")
-			<-w.done
-			if want := "10.1.0.10 n1/w0 eth0 w0"; w.err == nil {
-				c.holds(want)
+// TestWakeOneThatGoes: the DEL of an ADD comes while it claims what came free. The next in line gets it.
+func TestWakeOneThatGoes(t *testing.T) {
+	for _, sent := range []bool{false, true} {
+		t.Run(fmt.Sprint("claimed ", sent), func(t *testing.T) {
+			n, _, line, claim := waking(t, sent)
+			n.deleted(line[0].pod, "w0")
+			line[0].refused(t, wire.CodeTryAgain)
+			claim.open()
+			if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
+				t.Errorf("got %v", got)
 			}
 			n.done()
-			n.del(w.pod, "w0")
-			c.holds("")
+			n.holds("10.1.0.10 n1/w1 eth0 w1")
+			n.del(line[1].pod, "w1")
+			n.holds("")
 		})
 	}
 }
 
-// TestHandOverRefused: the pool is edited while an address of it is handed
-// over. Nobody gets one that the pool does not have; one that it does not give
-// to this pod goes to the next.
-func TestHandOverRefused(t *testing.T) {
+// TestWakeRefused: the pool is edited while an address of it is claimed by the oldest in line. Nobody gets one that the pool
+// does not have; one that it does not give to this pod goes to the next.
+func TestWakeRefused(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		edit func(*v2beta1.SpiderIPPool)
@@ -364,9 +340,9 @@ func TestHandOverRefused(t *testing.T) {
 		}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			n, p4, line, put := handingOver(t, true)
+			n, p4, line, claim := waking(t, true)
 			n.edit(p4, tc.edit)
-			put.open()
+			claim.open()
 			if tc.next {
 				line[0].refused(t, wire.CodeNoPool, "unmatched Pod labels")
 				if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
@@ -385,127 +361,45 @@ func TestHandOverRefused(t *testing.T) {
 	}
 }
 
-// TestHandOverAndAnother: an ADD wins an address by itself while it is handed
-// another one. That goes to the next in line.
-func TestHandOverAndAnother(t *testing.T) {
+// TestReleaseDoesNotDependOnWaiters: the API server refuses what an ADD in line claims. The release that woke it is done all
+// the same, and the address goes to the next.
+func TestReleaseDoesNotDependOnWaiters(t *testing.T) {
 	c := newCluster(t)
-	handed, winning, others := newGate(), newGate(), newGate()
-	var on atomic.Bool
+	var refuse atomic.Bool
 	n := c.patient("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
-		if r.what == claims && on.Load() { // w0 is first, w1 comes when all is over
-			g := others
-			if r.object.(*v2beta1.SpiderIP).Spec.Pod.Name == "w0" {
-				g = winning
-			}
-			if err := g.pass(ctx); err != nil {
-				return err
-			}
-		}
-		err := send(ctx)
-		if r.what == takeOvers {
-			handed.arrive()
-		}
-		return err
-	}))
-	other := c.node("n2")
-	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
-	first := n.occupy("first", "v4|", asking("10.1.0.10"))
-	elsewhere := other.occupy("elsewhere", "v4|")
-	line := n.lineUp(2, "v4|")
-	on.Store(true)
-	other.del(elsewhere, "elsewhere")
-	c.await("w0 claims what it saw free", winning.reached)
-	n.deleted(first, "first")
-	c.await("the other address is handed to w0", handed.reached)
-	winning.open()
-	if got := line[0].ips(t); got[0] != "10.1.0.11/24" {
-		t.Errorf("w0 got %v", got)
-	}
-	others.open()
-	if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
-		t.Errorf("w1 got %v", got)
-	}
-	n.done()
-	c.holds("10.1.0.10 n1/w1 eth0 w1\n10.1.0.11 n1/w0 eth0 w0")
-	n.del(line[0].pod, "w0")
-	n.del(line[1].pod, "w1")
-	c.holds("")
-}
-
-// TestHandOverOfADoubtfulClaim: an ADD is handed the very address that it
-// claims by itself, after its first claim got no answer: it finds an entry in
-// its name and is offered the same one.
-func TestHandOverOfADoubtfulClaim(t *testing.T) {
-	c := newCluster(t)
-	first, second, handed := newGate(), newGate(), newGate()
-	var tries atomic.Int32
-	var on atomic.Bool
-	n := c.patient("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
-		if e, ok := r.object.(*v2beta1.SpiderIP); ok && r.what == claims && on.Load() && e.Spec.Pod.Name == "w0" {
-			switch tries.Add(1) {
-			case 1:
-				if err := first.pass(ctx); err != nil {
-					return err
-				}
-				return errNoReply
-			case 2:
-				if err := second.pass(ctx); err != nil {
-					return err
-				}
-			}
-		}
-		err := send(ctx)
-		if r.what == takeOvers {
-			handed.arrive()
-		}
-		return err
-	}))
-	other := c.node("n2")
-	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
-	elsewhere := other.occupy("elsewhere", "v4|")
-	w := n.lineUp(1, "v4|")[0]
-	on.Store(true)
-	other.del(elsewhere, "elsewhere")
-	c.await("w0 claims what it saw free", first.reached)
-	mate := n.occupy("mate", "v4|")
-	first.open()
-	c.await("w0 claims it again", second.reached)
-	n.deleted(mate, "mate")
-	c.await("it is handed to w0", handed.reached)
-	second.open()
-	if got := w.ips(t); got[0] != "10.1.0.10/24" {
-		t.Errorf("got %v", got)
-	}
-	n.done()
-	c.holds("10.1.0.10 n1/w0 eth0 w0")
-	n.del(w.pod, "w0")
-	c.holds("")
-}
-
-// TestHandOverAfterPatience: the time of an ADD is over while it is handed an
-// address. It is served, or the next one is; in any case who is answered an
-// address holds it.
-func TestHandOverAfterPatience(t *testing.T) {
-	c := newCluster(t)
-	put := newGate()
-	n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
-		if r.what == takeOvers {
-			if err := put.pass(ctx); err != nil {
-				return err
-			}
+		if e, ok := r.object.(*v2beta1.SpiderIP); ok && r.what == claims && refuse.Load() && e.Spec.Pod.Name == "w0" {
+			return apierrors.NewForbidden(v2beta1.GroupVersion.WithResource("spiderips").GroupResource(), e.Name, errors.New("no"))
 		}
 		return send(ctx)
 	}))
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	first := n.occupy("first", "v4|")
-	w := n.lineUp(1, "v4|")[0]
-	n.deleted(first, "first")
-	c.await("the address is being handed over", put.reached)
-	c.eventually("the ADD's time is over", func() bool { return time.Since(n.agent.table.since("w0")) > n.timing.patience })
-	put.open()
-	w.ips(t)
+	line := n.lineUp(2, "v4|")
+	refuse.Store(true)
+	n.del(first, "first")
+	line[0].refused(t, wire.CodeTryAgain, "forbidden")
+	if got := line[1].ips(t); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestOldContainerReleasesForItsOwnPod: a new sandbox waits for the only address of its pool, which the old container of the
+// same pod bears; the DEL of that lets it have it.
+func TestOldContainerReleasesForItsOwnPod(t *testing.T) {
+	c := newCluster(t)
+	n := c.patient("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	here := namespace(t, "eth0")
+	in := func(r *wire.Request) { r.Netns = here }
+	p := n.occupy("old", "v4|", in)
+	late := n.adding(p, "new")
+	n.inLine(1)
+	n.deleted(p, "old", in)
+	if got := late.ips(t); got[0] != "10.1.0.10/24" {
+		t.Errorf("got %v", got)
+	}
 	n.done()
-	c.holds("10.1.0.10 n1/w0 eth0 w0")
+	c.holds("10.1.0.10 n1/old eth0 new")
 }
 
 // TestRequestedAddress: the runtime or the user asks for one address.
@@ -551,105 +445,28 @@ func TestRequestedAddress(t *testing.T) {
 	}
 }
 
-// TestRequestedAnother: a new sandbox asks for another address than its pod has.
+// TestRequestedAnother: a new sandbox asks for another address than its pod has. What the old one bears stays its.
 func TestRequestedAnother(t *testing.T) {
-	c := newCluster(t)
-	n := c.node("n1")
-	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.19"})
-	p := n.occupy("web", "v4|", asking("10.1.0.10"))
-	if got := n.add(p, "two", asking("10.1.0.11")); got[0] != "10.1.0.11/24" {
-		t.Errorf("got %v", got)
-	}
-	if want := "10.1.0.11 n1/web eth0 two"; c.held() != want {
-		t.Errorf("held %q, want %q", c.held(), want)
-	}
-}
-
-// TestLine: the oldest ADD that can use an address is called, once.
-func TestLine(t *testing.T) {
-	line := &waiters{}
-	v4, v6 := map[string]addr.Set{"v4": set(t, "10.1.0.1-10.1.0.9")}, map[string]addr.Set{"v6": set(t, "fd01::1")}
-	began := time.Now()
-	at := func(after time.Duration) *asker { return &asker{came: began.Add(after)} }
-	a, b, d := line.join(nil, at(1), v4), line.join(nil, at(2), v6), line.join(nil, at(3), v4)
-	// One that leaves, looks again and comes back stands where it stood.
-	if !line.leave(a) {
-		t.Error("a was called")
-	}
-	a = line.join(nil, at(1), v4)
-	call := func(pool, address string) *waiter { return line.call(pool, netip.MustParseAddr(address), nil) }
-	for _, tc := range []struct {
-		pool, address string
-		want          *waiter
-	}{
-		{"v4", "10.1.0.10", nil}, {"other", "10.1.0.1", nil},
-		{"v6", "fd01::1", b}, {"v6", "fd01::1", nil},
-		{"v4", "10.1.0.9", a}, {"v4", "10.1.0.9", d}, {"v4", "10.1.0.9", nil},
-	} {
-		if got := call(tc.pool, tc.address); got != tc.want {
-			t.Errorf("%s of %s: called %v, want %v", tc.address, tc.pool, got, tc.want)
-		}
-	}
-	for _, w := range []*waiter{a, b, d} {
-		if wait(t.Context(), w.called) != nil || line.leave(w) {
-			t.Error("one that was called may leave")
-		}
-	}
-	if n := line.length(); n != 0 {
-		t.Errorf("%d are left", n)
-	}
-}
-
-func set(t *testing.T, texts ...string) addr.Set {
-	t.Helper()
-	s, err := addr.ParseSet(texts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// TestLineRace: whoever leaves the line was not called, and whoever was called
-// is sent exactly one offer.
-func TestLineRace(t *testing.T) {
-	const adds, offers = 500, 300
-	line := &waiters{}
-	wants := map[string]addr.Set{"v4": set(t, "10.1.0.1")}
-	var served, left, unused atomic.Int32
-	var group sync.WaitGroup
-	for range adds {
-		group.Go(func() {
-			w := line.join(nil, &asker{came: time.Now()}, wants)
-			for range rand.N(100) {
-				select {
-				case <-w.called:
-				default:
-				}
+	for _, alive := range []bool{false, true} {
+		t.Run(fmt.Sprint("old container alive ", alive), func(t *testing.T) {
+			c := newCluster(t)
+			n := c.node("n1")
+			c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.19"})
+			in := func(*wire.Request) {}
+			want := "10.1.0.11 n1/web eth0 two"
+			if alive {
+				here := namespace(t, "eth0")
+				in = func(r *wire.Request) { r.Netns = here }
+				want = "10.1.0.10 n1/web eth0 web\n" + want
 			}
-			if line.leave(w) {
-				left.Add(1)
-				return
+			p := n.occupy("web", "v4|", asking("10.1.0.10"), in)
+			if got := n.add(p, "two", asking("10.1.0.11")); got[0] != "10.1.0.11/24" {
+				t.Errorf("got %v", got)
 			}
-			<-w.called
-			if o := <-w.offer; o.entry == nil {
-				t.Error("an empty offer")
+			if c.held() != want {
+				t.Errorf("held %q, want %q", c.held(), want)
 			}
-			served.Add(1)
 		})
-	}
-	for range offers {
-		group.Go(func() {
-			w := line.call("v4", netip.MustParseAddr("10.1.0.1"), nil)
-			if w == nil {
-				unused.Add(1)
-				return
-			}
-			w.offer <- offer{entry: &v2beta1.SpiderIP{}}
-		})
-	}
-	group.Wait()
-	if served.Load()+left.Load() != adds || served.Load()+unused.Load() != offers || line.length() != 0 {
-		t.Errorf("%d served and %d left of %d, %d offers unused of %d, %d in line", served.Load(), left.Load(), adds, unused.Load(), offers, line.length())
 	}
 }
 
@@ -658,7 +475,7 @@ func TestLineRace(t *testing.T) {
 func TestTwoEditsWhileWaiting(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
-	n.timing.patience = 6 * time.Second
+	n.durations.Wait = 6 * time.Second
 	n.start()
 	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	other := c.pool("other", "10.2.0.0/24", []string{"10.2.0.10"})
@@ -684,7 +501,7 @@ func TestTwoEditsWhileWaiting(t *testing.T) {
 func TestStopWhileLooking(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
-	n.timing.grace, n.timing.patience = 300*time.Millisecond, requestWait
+	n.durations.Stop, n.durations.Wait = 300*time.Millisecond, requestWait
 	n.start()
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	other := c.pool("other", "10.2.0.0/24", []string{"10.2.0.10"})
@@ -707,7 +524,7 @@ func TestManyStrangers(t *testing.T) {
 	c := newCluster(t)
 	requests := &counter{}
 	n := c.machine("n1")
-	n.timing.patience = time.Second
+	n.durations.Wait = time.Second
 	n.start(requests.funcs(), slowly(answer))
 	c.pool("a", "10.1.0.0/16", []string{"10.1.1.0-10.1.4.231"})
 	c.pool("b", "10.1.0.0/16", []string{"10.1.1.0-10.1.4.231"})
@@ -733,8 +550,8 @@ func TestManyStrangers(t *testing.T) {
 	group.Wait()
 	w := n.adding(c.pod(n, "web", c.from("b|")), "web")
 	w.refused(t, wire.CodeTryAgain, "tried of 1000: the search took too long", "other pools")
-	if w.took > 2*n.timing.patience {
-		t.Errorf("took %s, it may wait for %s; %d claims, %d LISTs", w.took, n.timing.patience, requests.of(claims), requests.of(looks))
+	if w.took > 2*n.durations.Wait {
+		t.Errorf("took %s, it may wait for %s; %d claims, %d LISTs", w.took, n.durations.Wait, requests.of(claims), requests.of(looks))
 	}
 }
 
@@ -742,7 +559,7 @@ func TestManyStrangers(t *testing.T) {
 func slowly(d time.Duration) interceptor.Funcs {
 	return between(func(ctx context.Context, r request, send func(context.Context) error) error {
 		if r.what == claims {
-			_ = wait(ctx, time.After(d))
+			_ = lease.Wait(ctx, time.After(d))
 		}
 		return send(ctx)
 	})

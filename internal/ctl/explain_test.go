@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
-	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -25,7 +25,7 @@ func open(t *testing.T) client.Client {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -30,6 +29,8 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
@@ -53,7 +54,7 @@ type Facts struct {
 	stale       bool
 	heard       time.Time // when the watch of the reservations last brought something, or they were read
 	events      int       // of that watch
-	reading     singleflight.Group
+	reading     coalesce.Group[struct{}]
 }
 
 // parsed is a pool, or why its object serves nobody.
@@ -63,18 +64,7 @@ type parsed struct {
 	err    error
 }
 
-// Scheme knows the Kubernetes core types and Spiderpool's own.
-func Scheme() *runtime.Scheme {
-	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v2beta1.AddToScheme, metav1.AddMetaToScheme} {
-		if err := add(s); err != nil {
-			panic(err) // two types of one name: a mistake in this program
-		}
-	}
-	return s
-}
-
-// Meta is an empty metadata object of a kind: reading one transfers and keeps
+// meta is an empty metadata object of a kind: reading one transfers and keeps
 // nothing but metadata.
 func meta(gvk schema.GroupVersionKind) *metav1.PartialObjectMetadata {
 	m := &metav1.PartialObjectMetadata{}
@@ -87,11 +77,19 @@ var (
 	namespaceKind = corev1.SchemeGroupVersion.WithKind("Namespace")
 )
 
-// New prepares the facts of a node. cfg is for watches and must have no
-// timeout; live reads around the caches.
+// New prepares the facts of a node; nothing is asked of the API server yet. cfg
+// is for watches and must have no timeout; live reads around the caches.
 func New(cfg *rest.Config, live client.Reader, node string) (*Facts, error) {
+	httpClient, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the watches: %w", err)
+	}
+	mapper, err := apiclient.Mapper(cfg, httpClient)
+	if err != nil {
+		return nil, err
+	}
 	c, err := cache.New(cfg, cache.Options{
-		Scheme:           Scheme(),
+		HTTPClient: httpClient, Scheme: apiclient.Scheme(), Mapper: mapper, NewInformer: newInformer,
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Pod{}:  {Field: fields.OneTermEqualSelector("spec.nodeName", node), Transform: trimPod},
@@ -105,6 +103,21 @@ func New(cfg *rest.Config, live client.Reader, node string) (*Facts, error) {
 	w.cache, w.near = c, c
 	return w, nil
 }
+
+// newInformer makes an informer that begins with a LIST. Streamed first lists
+// (client-go's WatchListClient) end with a bookmark; proxies are known to hold
+// it back, and the informer would wait for it for ever.
+func newInformer(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	return toolscache.NewSharedIndexInformer(listFirst{lw, toolscache.ToListerWatcherWithContext(lw)}, object, resync, indexers)
+}
+
+type listFirst struct {
+	toolscache.ListerWatcher
+	toolscache.ListerWatcherWithContext
+}
+
+// IsWatchListSemanticsUnSupported is what a reflector asks before it streams.
+func (listFirst) IsWatchListSemanticsUnSupported() bool { return true }
 
 // Read reads the facts of a node as it is now.
 func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) {
@@ -120,11 +133,13 @@ func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) 
 }
 
 func empty(live client.Reader, node string) *Facts {
-	return &Facts{
+	w := &Facts{
 		node: node, near: live, live: live, owners: lru.New(4096),
 		awaited: map[client.ObjectKey]chan struct{}{}, pools: map[string]parsed{}, reserved: map[string]reservation{},
 		edited: make(chan struct{}),
 	}
+	w.reading.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, w.readReserved(ctx) }
+	return w
 }
 
 // Run watches until ctx ends. Synced tells when the first lists have come.

@@ -21,8 +21,6 @@ const (
 	reservedFor = 2 * time.Minute
 	// listen is how often it is looked whether the watch brought anything.
 	listen = 5 * time.Second
-	// readTime bounds a read that several wait for.
-	readTime = 10 * time.Second
 )
 
 // reservation is what one object reserves, of a version of it.
@@ -102,17 +100,8 @@ func (w *Facts) FreshReserved(ctx context.Context) error {
 	if fresh {
 		return nil
 	}
-	read := w.reading.DoChan("", func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTime)
-		defer cancel()
-		return nil, w.readReserved(ctx)
-	})
-	select {
-	case r := <-read:
-		return r.Err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	_, err := w.reading.Get(ctx, "", time.Now().Add(-reservedFor), time.Time{})
+	return err
 }
 
 // readReserved reads all reservations from the API server. If the watch brings

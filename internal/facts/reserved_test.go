@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -64,7 +65,7 @@ func TestFreshReserved(t *testing.T) {
 		t.Fatal(err)
 	}
 	var lists atomic.Int32
-	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: Scheme()})
+	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: apiclient.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func serverWith(t *testing.T) (*apiserver.Server, client.WithWatch) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: Scheme()})
+	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: apiclient.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 )
 
 var (
@@ -149,7 +150,7 @@ func outcome(verb string, ip *v2beta1.SpiderIP, err error) error {
 	var op *net.OpError
 	switch {
 	case errors.As(err, &status) && refusal(status.Status()):
-	case errors.As(err, &op) && op.Op == "dial":
+	case errors.Is(err, apiclient.ErrNotSent), errors.As(err, &op) && op.Op == "dial":
 	default:
 		return fmt.Errorf("%s %s: %w: %w", verb, ip.Spec.Address, ErrUnknown, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -148,6 +149,7 @@ func TestOutcome(t *testing.T) {
 		{apierrors.NewTooManyRequests("later", 1), false},
 		{apierrors.NewInvalid(schema.GroupKind{}, "x", nil), false},
 		{unsent, false},
+		{&url.Error{Op: "Post", URL: "https://x", Err: fmt.Errorf("%w: %w", apiclient.ErrNotSent, context.Canceled)}, false},
 		{sent, true},
 		{apierrors.NewTimeoutError("store", 1), true},
 		{apierrors.NewServerTimeout(kind, "create", 1), true},

@@ -5,9 +5,11 @@ package probe
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +19,9 @@ import (
 )
 
 // Gone reports whether an interface of a container is gone, so that nothing answers for its address any more. netnsPath
-// and ifname are CNI_NETNS and CNI_IFNAME of the ADD or the DEL. The interface is gone if
+// and ifname are CNI_NETNS and CNI_IFNAME of the ADD that gave the address: those of a DEL may be of another container, and
+// that they are empty says nothing. The interface is gone if
 //
-//   - netnsPath is empty: CNI leaves it out once the network namespace is removed,
 //   - nothing is at netnsPath, or no namespace any more,
 //   - the namespace there has no interface of that name.
 //
@@ -31,10 +33,13 @@ import (
 // A call takes about 0.2 ms, and longer while the kernel is busy with other links. Called by the agent, for a DEL and
 // when it looks for addresses whose containers went without one.
 func Gone(netnsPath, ifname string) bool {
-	if netnsPath == "" {
-		return true
-	}
-	if !inSight(netnsPath) {
+	return NamespaceGone(netnsPath) || netnsPath != "" && inSight(netnsPath) && lacks(netnsPath, ifname)
+}
+
+// NamespaceGone reports whether the network namespace itself is gone, by the rules of [Gone]. It is the stronger proof: an
+// interface that is missing may not have been made yet, since some main plugins call their IPAM before they make it.
+func NamespaceGone(netnsPath string) bool {
+	if netnsPath == "" || !inSight(netnsPath) {
 		return false
 	}
 	var at unix.Statfs_t
@@ -43,10 +48,8 @@ func Gone(netnsPath, ifname string) bool {
 		return true
 	case err != nil:
 		return false
-	case at.Type != unix.NSFS_MAGIC: // what is left when the namespace is unmounted and its file not yet removed
-		return true
 	}
-	return lacks(netnsPath, ifname)
+	return at.Type != unix.NSFS_MAGIC // what is left when the namespace is unmounted and its file not yet removed
 }
 
 // How often AwaitGone looks. Main plugins remove the interface a few milliseconds after the DEL of their IPAM.
@@ -97,25 +100,63 @@ func lacks(netnsPath, ifname string) bool {
 
 // lacksHere is true only if the kernel says that the namespace has no such interface. The goroutine holds its thread.
 func lacksHere(netnsPath, ifname string) bool {
-	there, err := netns.GetFromPath(netnsPath)
+	links, ok := linksAt(netnsPath)
+	if !ok {
+		return false
+	}
+	defer links.Close()
+	_, err := links.LinkByName(ifname)
+	var absent netlink.LinkNotFoundError
+	return errors.As(err, &absent)
+}
+
+// Bears reports whether an interface in a network namespace has an address. netnsPath and ifname are CNI_NETNS and
+// CNI_IFNAME of an ADD. False may also mean that it cannot be told. Called by the agent for what it finds in the ledger when
+// it starts: a container that bears an address was told it.
+func Bears(netnsPath, ifname string, address netip.Addr) bool {
+	if Gone(netnsPath, ifname) {
+		return false
+	}
+	answer := make(chan bool)
+	go func() { // on a thread of its own, as lacks does
+		runtime.LockOSThread()
+		answer <- bearsHere(netnsPath, ifname, address)
+	}()
+	return <-answer
+}
+
+func bearsHere(netnsPath, ifname string, address netip.Addr) bool {
+	links, ok := linksAt(netnsPath)
+	if !ok {
+		return false
+	}
+	defer links.Close()
+	link, err := links.LinkByName(ifname)
 	if err != nil {
 		return false
+	}
+	addresses, err := links.AddrList(link, netlink.FAMILY_ALL)
+	return err == nil && slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
+		has, ok := netip.AddrFromSlice(a.IP)
+		return ok && has.Unmap() == address
+	})
+}
+
+// linksAt opens the links of another namespace than this process's. The goroutine holds its thread.
+func linksAt(netnsPath string) (*netlink.Handle, bool) {
+	there, err := netns.GetFromPath(netnsPath)
+	if err != nil {
+		return nil, false
 	}
 	defer func() { _ = there.Close() }()
 	here, err := netns.Get()
 	if err != nil {
-		return false
+		return nil, false
 	}
 	defer func() { _ = here.Close() }()
 	if there.Equal(here) {
-		return false
+		return nil, false
 	}
 	links, err := netlink.NewHandleAt(there, unix.NETLINK_ROUTE)
-	if err != nil {
-		return false
-	}
-	defer links.Close()
-	_, err = links.LinkByName(ifname)
-	var absent netlink.LinkNotFoundError
-	return errors.As(err, &absent)
+	return links, err == nil
 }

@@ -19,7 +19,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/test/lab"
 )
 
@@ -68,7 +68,7 @@ func root() string {
 }
 
 func (c *Cluster) install(ctx context.Context, archive string, values []string) error {
-	scheme := facts.Scheme()
+	scheme := apiclient.Scheme()
 	for _, add := range []func(*kruntime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return err

@@ -1,4 +1,6 @@
-package agent
+// Package publish writes the SpiderEndpoint of each pod of the node, after its ADDs were answered. Nothing here decides
+// anything: endpoints are what people and tools read.
+package publish
 
 import (
 	"context"
@@ -17,8 +19,6 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/facts"
-	"github.com/spidernet-io/spiderpool/internal/pool"
-	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
 const (
@@ -30,16 +30,13 @@ const (
 	giveWay = 500 * time.Millisecond
 )
 
-// publisher writes the SpiderEndpoint of each pod of the node, after its ADDs
-// were answered. Nothing here decides anything: endpoints are what people and
-// tools read.
-type publisher struct {
+// Publisher writes SpiderEndpoints. Make it with New, start it with Run.
+type Publisher struct {
 	client client.Client
 	facts  *facts.Facts
 	node   string
 	log    *slog.Logger
-	table  *table
-	line   *waiters
+	busy   func() bool
 	queue  workqueue.TypedRateLimitingInterface[string] // of pod UIDs
 
 	mu   sync.Mutex
@@ -57,40 +54,64 @@ type endpoint struct {
 	found bool
 }
 
-func newPublisher(c client.Client, w *facts.Facts, node string, log *slog.Logger, t *table, line *waiters) *publisher {
-	return &publisher{
-		client: c, facts: w, node: node, log: log, table: t, line: line, pods: map[string]*endpoint{},
+// New makes a publisher of the pods of a node. It writes while busy is false, or soon after.
+func New(c client.Client, f *facts.Facts, node string, log *slog.Logger, busy func() bool) *Publisher {
+	return &Publisher{
+		client: c, facts: f, node: node, log: log, busy: busy, pods: map[string]*endpoint{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 }
 
-// add publishes one interface of a pod.
-func (p *publisher) add(pod *corev1.Pod, uid string, i v2beta1.EndpointInterface) {
+// Set publishes one interface of a pod, whose UID is the one that CNI gave.
+func (p *Publisher) Set(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e, ok := p.pods[uid]
-	if !ok {
-		e = &endpoint{pod: client.ObjectKeyFromObject(pod), interfaces: map[string]v2beta1.EndpointInterface{}}
-		p.pods[uid] = e
-	}
+	e := p.of(pod, uid)
 	e.found = false
 	e.interfaces[i.Interface] = i
 	p.queue.Add(uid)
 }
 
-// drop takes back an interface. The endpoint itself goes with its pod.
-func (p *publisher) drop(uid, ifname string) {
+// Found publishes an interface that the agent found in the ledger, if the pod has no endpoint: one that is there tells more
+// than the ledger does.
+func (p *Publisher) Found(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e, ok := p.pods[uid]; ok {
+	_, known := p.pods[uid]
+	e := p.of(pod, uid)
+	e.found = e.found || !known
+	if _, known := e.interfaces[i.Interface]; !known {
+		e.interfaces[i.Interface] = i
+	}
+	p.queue.Add(uid)
+}
+
+func (p *Publisher) of(pod client.ObjectKey, uid string) *endpoint {
+	e, ok := p.pods[uid]
+	if !ok {
+		e = &endpoint{pod: pod, interfaces: map[string]v2beta1.EndpointInterface{}}
+		p.pods[uid] = e
+	}
+	return e
+}
+
+// Drop takes back an interface. The endpoint itself goes with its pod.
+func (p *Publisher) Drop(uid, ifname string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.pods[uid]
+	if !ok {
+		return
+	}
+	if _, has := e.interfaces[ifname]; has {
 		e.found = false
 		delete(e.interfaces, ifname)
 		p.queue.Add(uid)
 	}
 }
 
-// run writes until ctx ends.
-func (p *publisher) run(ctx context.Context) error {
+// Run writes until ctx ends.
+func (p *Publisher) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	for range publishers {
 		workers.Go(func() {
@@ -100,8 +121,13 @@ func (p *publisher) run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(republish)
 	defer tick.Stop()
-	for wait(ctx, tick.C) == nil {
-		p.again()
+	for running := true; running; {
+		select {
+		case <-tick.C:
+			p.again()
+		case <-ctx.Done():
+			running = false
+		}
 	}
 	p.queue.ShutDown()
 	workers.Wait()
@@ -109,7 +135,7 @@ func (p *publisher) run(ctx context.Context) error {
 }
 
 // again looks at every endpoint once more: one that somebody deleted comes back.
-func (p *publisher) again() {
+func (p *Publisher) again() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for uid, e := range p.pods {
@@ -118,7 +144,7 @@ func (p *publisher) again() {
 	}
 }
 
-func (p *publisher) next(ctx context.Context) bool {
+func (p *Publisher) next(ctx context.Context) bool {
 	uid, stop := p.queue.Get()
 	if stop {
 		return false
@@ -134,10 +160,12 @@ func (p *publisher) next(ctx context.Context) bool {
 	return true
 }
 
-// giveWay waits until no ADD is in progress but those that wait in line.
-func (p *publisher) giveWay(ctx context.Context) {
-	for late := time.Now().Add(giveWay); p.table.inProgress() > p.line.length() && time.Now().Before(late); {
-		if wait(ctx, time.After(20*time.Millisecond)) != nil {
+// giveWay waits a little while the node is busy.
+func (p *Publisher) giveWay(ctx context.Context) {
+	for late := time.Now().Add(giveWay); p.busy() && time.Now().Before(late); {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -145,7 +173,7 @@ func (p *publisher) giveWay(ctx context.Context) {
 
 // write brings the endpoint of one pod up to date; one whose pod is gone, or
 // going with nothing left, is forgotten.
-func (p *publisher) write(ctx context.Context, uid string) error {
+func (p *Publisher) write(ctx context.Context, uid string) error {
 	e, ok := p.snapshot(uid)
 	if !ok {
 		return nil
@@ -174,7 +202,7 @@ func (p *publisher) write(ctx context.Context, uid string) error {
 	return nil
 }
 
-func (p *publisher) snapshot(uid string) (endpoint, bool) {
+func (p *Publisher) snapshot(uid string) (endpoint, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e, ok := p.pods[uid]
@@ -186,7 +214,7 @@ func (p *publisher) snapshot(uid string) (endpoint, bool) {
 	return out, true
 }
 
-func (p *publisher) forget(uid string) {
+func (p *Publisher) forget(uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.pods, uid)
@@ -194,7 +222,7 @@ func (p *publisher) forget(uid string) {
 
 // put creates the endpoint, or updates it to what is wanted: one request if
 // this process wrote it last and nobody else since.
-func (p *publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e endpoint) (*v2beta1.SpiderEndpoint, error) {
+func (p *Publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e endpoint) (*v2beta1.SpiderEndpoint, error) {
 	there := e.written
 	if there == nil && !e.found {
 		err := p.client.Create(ctx, want)
@@ -230,7 +258,7 @@ func (p *publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e end
 
 // object is the endpoint of a pod as it should be: named after the pod, owned
 // by it, so that it goes with it, without finalizer.
-func (p *publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v2beta1.SpiderEndpoint, error) {
+func (p *Publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v2beta1.SpiderEndpoint, error) {
 	top, err := p.facts.TopOwner(ctx, pod)
 	if err != nil {
 		return nil, err
@@ -244,59 +272,4 @@ func (p *publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v
 		out.Status.Current.IPs = append(out.Status.Current.IPs, e.interfaces[name])
 	}
 	return out, nil
-}
-
-// endpointOf says what an interface was given.
-func endpointOf(ifname string, held []*holding, reply *wire.Reply, cleanGateway bool) v2beta1.EndpointInterface {
-	out := v2beta1.EndpointInterface{Interface: ifname, CleanGateway: &cleanGateway, Vlan: new(int64)}
-	for _, h := range held {
-		address, name := h.pool.Prefix(addressOf(h.entry)).String(), h.pool.Name
-		var gateway *string
-		if h.pool.Gateway.IsValid() {
-			text := h.pool.Gateway.String()
-			gateway = &text
-		}
-		if h.pool.Family == pool.IPv4 {
-			out.IPv4, out.IPv4Pool, out.IPv4Gateway = &address, &name, gateway
-		} else {
-			out.IPv6, out.IPv6Pool, out.IPv6Gateway = &address, &name, gateway
-		}
-	}
-	for _, r := range reply.Routes {
-		out.Routes = append(out.Routes, v2beta1.Route{Dst: r.Dst.String(), Gw: r.GW.String()})
-	}
-	return out
-}
-
-// publishFound makes sure that what the node held when the agent started has
-// endpoints.
-func (a *Agent) publishFound(ctx context.Context, entries []v2beta1.SpiderIP) {
-	byInterface := map[attachmentKey][]*holding{}
-	pods := map[string]client.ObjectKey{}
-	for i := range entries {
-		e := &entries[i]
-		p, err := a.facts.Pool(ctx, e.Spec.Pool)
-		if err != nil {
-			continue // its prefix is not known; the next ADD publishes what it gives
-		}
-		byInterface[keyOf(e)] = append(byInterface[keyOf(e)], &holding{entry: e, pool: p})
-		pods[e.Spec.Pod.UID] = client.ObjectKey{Namespace: e.Spec.Pod.Namespace, Name: e.Spec.Pod.Name}
-	}
-	for key, held := range byInterface {
-		a.publish.found(pods[key.pod], key.pod, endpointOf(key.ifname, held, answer(held, nil, false), false))
-	}
-}
-
-func (p *publisher) found(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	e, ok := p.pods[uid]
-	if !ok {
-		e = &endpoint{pod: pod, interfaces: map[string]v2beta1.EndpointInterface{}, found: true}
-		p.pods[uid] = e
-	}
-	if _, known := e.interfaces[i.Interface]; !known {
-		e.interfaces[i.Interface] = i
-	}
-	p.queue.Add(uid)
 }

@@ -1,0 +1,318 @@
+// Package allocation gives an interface of a pod an address: it tries the pools that serve the pod in order, searches each
+// for a free address, claims it through the ledger, and admits it by the fence. If all are full the ADD waits in line.
+//
+// One allocation goes: Allocate → round (pools in order) → search (create entries, LIST) → confirm (the fence).
+package allocation
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/coalesce"
+	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// Options are what an Allocator is made of.
+type Options struct {
+	// Node is the name of the Node object, Families those that the cluster's configuration enables.
+	Node      string
+	Families  []pool.Family
+	Facts     *facts.Facts
+	Ledger    *ledger.Ledger
+	Leases    *lease.Table
+	Durations timing.Durations
+	Metrics   *metrics.Metrics
+	// Events records on pods why they wait.
+	Events record.EventRecorder
+	Log    *slog.Logger
+}
+
+// Allocator allocates the addresses of one node.
+type Allocator struct {
+	node      string
+	families  []pool.Family
+	facts     *facts.Facts
+	ledger    *ledger.Ledger
+	leases    *lease.Table
+	durations timing.Durations
+	metrics   *metrics.Metrics
+	events    record.EventRecorder
+	log       *slog.Logger
+
+	pools  coalesce.Group[*pool.Pool] // live reads, for the fence
+	lists  coalesce.Group[addr.Set]   // of the addresses in use of a pool
+	usages usages
+	line   line
+	// stopping is closed when the agent is to stop: then nobody waits for an address any more.
+	stopping <-chan struct{}
+}
+
+// New makes an allocator.
+func New(o Options) *Allocator {
+	a := &Allocator{node: o.Node, families: o.Families, facts: o.Facts, ledger: o.Ledger, leases: o.Leases, durations: o.Durations,
+		metrics: o.Metrics, events: o.Events, log: o.Log}
+	a.pools.Read = o.Facts.ReadPool
+	a.lists.Read = func(ctx context.Context, pool string) (addr.Set, error) {
+		a.metrics.Lists.Inc()
+		return a.ledger.OfPool(ctx, pool)
+	}
+	return a
+}
+
+// StopWaiting ends all waiting for addresses when ctx ends. Called by the agent before it serves.
+func (a *Allocator) StopWaiting(ctx context.Context) { a.stopping = ctx.Done() }
+
+// Waiting is how many ADDs wait for an address.
+func (a *Allocator) Waiting() int { return a.line.length() }
+
+// Request is one ADD: who asks and for what, and how far it has come.
+type Request struct {
+	wire.Request
+	// Came is when it came, Deadline until when it may wait for an address or for the API server.
+	Came, Deadline time.Time
+	// UID is the pod's as CNI gave it, and Pod the pod that this means.
+	UID       string
+	Pod       *corev1.Pod
+	Context   *pool.PodContext
+	Selection pool.Selection
+	// Routes are those that the pod asks for, for any of its interfaces.
+	Routes []pool.Route
+	// Waited is how long it stood in line.
+	Waited time.Duration
+
+	// iface is the interface of the pod, while it is locked, and unlock ends that.
+	iface  *lease.Interface
+	unlock func()
+	// seen is when the last LIST was sent that this ADD has used, by pool.
+	seen map[string]time.Time
+	// waiter is its place in line; final says that it searches for the last time.
+	waiter *waiter
+	final  bool
+}
+
+// Lock locks the interface of the pod for the ADD. Allocate gives the lock up while the ADD waits in line, so that a DEL can
+// release what another container of the pod bears, and has it again when it returns an address.
+func (a *Allocator) Lock(ctx context.Context, r *Request) (err error) {
+	if r.iface == nil {
+		r.iface, r.unlock, err = a.leases.Lock(ctx, r.Owner())
+	}
+	return err
+}
+
+// Unlock gives the interface up, if the ADD has it.
+func (r *Request) Unlock() {
+	if r.iface != nil {
+		r.unlock()
+		r.iface = nil
+	}
+}
+
+// Owner is the interface of the pod, as leases know it.
+func (r *Request) Owner() lease.Owner { return lease.Owner{PodUID: r.UID, Interface: r.Interface} }
+
+// Holding is the interface with what it holds, nil if the ADD does not have it locked.
+func (r *Request) Holding() *lease.Interface { return r.iface }
+
+// patient reports whether the ADD may wait.
+func (r *Request) patient() bool { return time.Now().Before(r.Deadline) }
+
+// spec is what an entry says in the name of the ADD, but for address and pool.
+func (r *Request) spec(node string) v2beta1.IPSpec {
+	return v2beta1.IPSpec{Node: node, Network: r.Network, Interface: r.Interface, Netns: r.Netns, ContainerID: r.ContainerID,
+		Pod: v2beta1.IPPod{Namespace: r.Pod.Namespace, Name: r.Pod.Name, UID: r.UID}, Use: v2beta1.IPUsePod}
+}
+
+// Grant is an address that an interface holds, and its pool as the fence read it.
+type Grant struct {
+	Lease *lease.Lease
+	Pool  *pool.Pool
+}
+
+// Allocate gives the interface, which the ADD has locked, an address of a family: one that it holds already and that its
+// new container may have, or a new one. If every pool that would serve the pod is full, it waits in line: for an address that
+// this node releases, for an edit of a pool, and for the time to look again.
+func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
+	if r.seen == nil {
+		r.seen = map[string]time.Time{}
+	}
+	edited := a.facts.PoolsChanged()
+	g, refused, err := a.attempt(ctx, r, f)
+	if refused == nil {
+		return g, err
+	}
+	if len(refused.Full) == 0 || !r.patient() {
+		return nil, refused
+	}
+	return a.wait(ctx, r, f, refused, edited)
+}
+
+// attempt looks once: at what the interface holds, then at the pools. Exactly one of its results is set.
+func (a *Allocator) attempt(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
+	if g, err := a.reuse(ctx, r, f); g != nil || err != nil {
+		return g, nil, err
+	}
+	return a.round(ctx, r, f)
+}
+
+// round tries the pools that serve the selection, once. Only a pool that is proven full is passed over for the next, or one
+// that refuses meanwhile.
+func (a *Allocator) round(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
+	a.selectAgain(r, f)
+	var candidates []pool.Candidate
+	err := r.Retry(ctx, func() (err error) {
+		candidates, err = a.facts.Candidates(ctx, r.Selection, f)
+		return err
+	})
+	if err != nil {
+		return nil, nil, away(err)
+	}
+	serve, refusals := pool.Choose(r.Context, f, candidates)
+	refused := newRefused(r, f, refusals)
+	for _, p := range serve {
+		g, full, refusal, err := a.claim(ctx, r, p, f)
+		switch {
+		case g != nil || err != nil:
+			return g, nil, err
+		case full != nil:
+			refused.full(p.Name, full)
+		default:
+			refused.add(p.Name, refusal)
+		}
+	}
+	return nil, refused, nil
+}
+
+// selectAgain looks which pools are defaults now, if those are what the ADD takes from.
+func (a *Allocator) selectAgain(r *Request, f pool.Family) {
+	if r.Selection.Source != pool.FromDefaults {
+		return
+	}
+	if now, err := pool.SelectionOf(r.Context, a.facts.Pools(), a.families); err == nil && len(now.Names[f]) > 0 {
+		r.Selection.Names[f] = now.Names[f]
+	}
+}
+
+// claim claims an address in one pool and has the fence admit it. Exactly one of its results is set.
+func (a *Allocator) claim(ctx context.Context, r *Request, p *pool.Pool, f pool.Family) (_ *Grant, _ *Full, refusal string, _ error) {
+	for {
+		candidates, refusal := a.candidates(r, p, f)
+		if refusal != "" {
+			return nil, nil, refusal, nil
+		}
+		l, full, err := a.search(ctx, r, p, candidates)
+		if err != nil || full != nil {
+			return nil, full, "", err
+		}
+		verdict, err := a.confirm(ctx, r, l, f)
+		switch {
+		case err != nil:
+			return nil, nil, "", err
+		case verdict.refusal != "":
+			return nil, nil, verdict.refusal, nil
+		case verdict.moved:
+			p = verdict.live // it was edited meanwhile: search in what it is now
+		default:
+			return &Grant{l, verdict.live}, nil, "", nil
+		}
+	}
+}
+
+// reuse gives the new container an address that the interface holds already: its own, or one whose container is silent. It
+// returns nil if there is none that its pool still has.
+func (a *Allocator) reuse(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
+	i := r.iface
+	if len(i.Leases()) == 0 {
+		return nil, nil
+	}
+	if err := r.Retry(ctx, func() error { return a.leases.Settle(ctx, i) }); err != nil {
+		return nil, away(err)
+	}
+	for _, l := range a.usable(r, f) {
+		if !l.Confirmed || l.Entry.Spec.ContainerID != r.ContainerID {
+			err := r.Retry(ctx, func() error { return a.leases.Rewrite(ctx, i, l, r.spec(a.node)) })
+			if errors.Is(err, ledger.ErrLost) {
+				continue
+			} else if err != nil {
+				return nil, away(err)
+			}
+		}
+		verdict, err := a.confirm(ctx, r, l, f)
+		if err != nil {
+			return nil, err
+		}
+		if verdict.admitted() {
+			return &Grant{l, verdict.live}, nil
+		}
+	}
+	return nil, nil
+}
+
+// usable are the leases of a family that a container may have, the confirmed ones first.
+func (a *Allocator) usable(r *Request, f pool.Family) (out []*lease.Lease) {
+	var others []*lease.Lease
+	for _, l := range r.iface.Leases() {
+		asked := r.asked(f)
+		if !l.Held() || l.Family() != f || asked.IsValid() && asked != lease.AddressOf(l.Entry) {
+			continue
+		}
+		switch mine := l.Entry.Spec.ContainerID == r.ContainerID; {
+		case mine && l.Confirmed:
+			out = append(out, l)
+		case mine || a.leases.Silent(l):
+			others = append(others, l)
+		}
+	}
+	return append(out, others...)
+}
+
+// Release removes the entry of a lease and, if that made the address free, wakes the oldest ADD that can use it.
+func (a *Allocator) Release(ctx context.Context, i *lease.Interface, l *lease.Lease) error {
+	name, address := l.Entry.Spec.Pool, lease.AddressOf(l.Entry)
+	freed, err := a.leases.Release(ctx, i, l)
+	if freed {
+		a.freed(name, address, i.Owner)
+	}
+	return away(err)
+}
+
+// freed wakes the oldest ADD that can use an address, or notes that the address is free.
+func (a *Allocator) freed(pool string, address netip.Addr, from lease.Owner) {
+	if !a.line.wake(offer{pool, address}, from) {
+		a.usages.of(pool).release(address)
+	}
+}
+
+// PutBack releases leases also when the call's time is over. What cannot be released now stays a lease of the interface, and
+// the audit releases it.
+func (a *Allocator) PutBack(ctx context.Context, i *lease.Interface, leases ...*lease.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.durations.PutBack)
+	defer cancel()
+	for _, l := range leases {
+		if err := a.Release(ctx, i, l); err != nil {
+			a.log.Warn("not released yet", "address", l.Entry.Spec.Address, "pod", l.Entry.Spec.Pod.Namespace+"/"+l.Entry.Spec.Pod.Name, "error", err)
+		}
+	}
+}
+
+// Tidy forgets what is remembered of pools that exist no more.
+func (a *Allocator) Tidy() {
+	exist := map[string]bool{}
+	for _, p := range a.facts.Pools() {
+		exist[p.Name] = true
+	}
+	a.usages.keepOnly(func(pool string) bool { return exist[pool] })
+}

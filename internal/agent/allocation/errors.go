@@ -1,0 +1,109 @@
+package allocation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// ErrAway marks an error of the API server that may pass.
+var ErrAway = errors.New("exhaust all retries, the API server does not answer")
+
+var (
+	errStopping = errors.New("all addresses are taken, and the agent of this node is stopping; try again when it is back")
+	errTooMany  = errors.New("the search took too long: too many of the pool's addresses are held in the name of other pools; let pools share fewer addresses")
+)
+
+// Full means that every candidate of a pool was seen taken by an ADD.
+type Full struct {
+	Candidates addr.Set
+	Usage      pool.Usage
+}
+
+// Refused is the error of an interface that gets no address of a family: which pools were tried and why each did not serve.
+type Refused struct {
+	// Full are the pools that were full, by name.
+	Full map[string]*Full
+	// Asked is the address that was asked for, if any.
+	Asked netip.Addr
+
+	ifname    string
+	family    pool.Family
+	selection pool.Selection
+	why       []pool.Refusal // in order; of a full pool the reason follows from Full
+}
+
+func newRefused(r *Request, f pool.Family, refusals []pool.Refusal) *Refused {
+	return &Refused{Full: map[string]*Full{}, Asked: r.asked(f), ifname: r.Interface, family: f, selection: r.Selection, why: refusals}
+}
+
+func (e *Refused) add(name, why string) {
+	e.why = append(e.why, pool.Refusal{Pool: name, Why: why})
+}
+
+func (e *Refused) full(name string, full *Full) {
+	e.Full[name] = full
+	e.add(name, "")
+}
+
+// Error names each pool and why it did not serve.
+func (e *Refused) Error() string {
+	out := pool.Unserved{Interface: e.ifname, Family: e.family, Selection: e.selection}
+	for _, r := range e.why {
+		if full := e.Full[r.Pool]; full != nil && r.Why == "" {
+			r.Why = full.Usage.UsedOut()
+		}
+		out.Why = append(out.Why, r)
+	}
+	return out.Error()
+}
+
+// Retry does something that the API server may not answer now, again and again while that may change and the ADD may wait.
+func (r *Request) Retry(ctx context.Context, do func() error) error {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := do()
+		if !Transient(err) || !r.patient() || lease.Wait(ctx, time.After(timing.Jitter(pause))) != nil {
+			return err
+		}
+	}
+}
+
+// Transient reports whether doing the same again may help: the API server was not reached, had no time, did not say what
+// became of it, or has not loaded its roles yet.
+func Transient(err error) bool {
+	var status apierrors.APIStatus
+	var network net.Error
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, lease.ErrDeleted):
+		return false
+	case apiclient.LoadingRoles(err), errors.Is(err, apiclient.ErrNotSent), errors.Is(err, ledger.ErrUnknown), errors.Is(err, lease.ErrUnsettled), errors.Is(err, facts.ErrNoMirror), errors.Is(err, context.DeadlineExceeded):
+		return true
+	case errors.As(err, &status):
+		s := status.Status()
+		return s.Code >= 500 || s.Code == http.StatusTooManyRequests || s.Reason == metav1.StatusReasonTimeout
+	}
+	return errors.As(err, &network)
+}
+
+// away marks an error that may pass, for a reader.
+func away(err error) error {
+	if Transient(err) && !errors.Is(err, ErrAway) {
+		return fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	return err
+}

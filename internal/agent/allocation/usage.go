@@ -1,0 +1,319 @@
+package allocation
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/coalesce"
+)
+
+const (
+	// firstGap and lastGap bound the pause between two LISTs of a pool that looks full: it doubles from the one to the other.
+	// An ADD that has not had its proof yet waits firstGap at most.
+	firstGap, lastGap = time.Second, 8 * time.Second
+	// foreignFor is how long an address that a LIST of its pool calls free and a create calls taken counts as held in the
+	// name of another pool.
+	foreignFor = 60 * time.Second
+	// guesses is how many addresses are drawn before it is computed which are free.
+	guesses = 16
+	// changesKept bounds what is remembered beside the last LIST.
+	changesKept = 1 << 16
+)
+
+// usage is what this node knows of the addresses of one pool: hints, so that a search seldom tries an address in vain, and
+// the pace of LISTs. It decides nothing, and no step costs what the pool is large.
+type usage struct {
+	mu sync.Mutex
+	// listed are the addresses in the last LIST, which was sent at sent; taken and freed are what this node has learned since.
+	listed       addr.Set
+	sent         time.Time
+	taken, freed map[netip.Addr]struct{}
+	// foreign are held in the name of other pools, and since when that is known.
+	foreign map[netip.Addr]time.Time
+	// trying are what ADDs of this node try right now.
+	trying map[netip.Addr]int
+	// free are the candidates of the last search that are not listed.
+	candidates, free addr.Set
+	// gap is the pause from the last LIST to the next; judged says that it follows from the last.
+	gap    time.Duration
+	judged bool
+	failed time.Time // when a LIST last failed
+}
+
+func newUsage() *usage {
+	return &usage{taken: map[netip.Addr]struct{}{}, freed: map[netip.Addr]struct{}{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
+}
+
+// isTaken reports whether an address was last seen taken in the name of this pool. The caller has the lock.
+func (u *usage) isTaken(a netip.Addr) bool {
+	if _, ok := u.taken[a]; ok {
+		return true
+	}
+	_, ok := u.freed[a]
+	return !ok && u.listed.Contains(a)
+}
+
+// isUnlikely reports whether an address is tried last: another ADD is trying it, or another pool has it.
+func (u *usage) isUnlikely(a netip.Addr) bool {
+	since, foreign := u.foreign[a]
+	if foreign && time.Since(since) > foreignFor {
+		delete(u.foreign, a)
+		foreign = false
+	}
+	return foreign || u.trying[a] > 0
+}
+
+// pick draws a candidate at random, so that nodes seldom meet, which is not known to be taken and not among tried. tried of
+// the usage must follow. There is none if all were seen taken: then it is time for a LIST.
+func (u *usage) pick(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	a, _, ok := u.find(candidates, tried, random)
+	if ok {
+		u.trying[a]++
+	}
+	return a, ok
+}
+
+// find returns what to try next, and whether it may well be free. The caller has the lock.
+func (u *usage) find(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (a netip.Addr, likely, ok bool) {
+	for _, from := range []func() addr.Set{func() addr.Set { return candidates }, func() addr.Set { return u.freeOf(candidates) }} {
+		if a, ok := u.guess(from(), tried, random); ok {
+			return a, true, true
+		}
+	}
+	return u.walk(candidates, tried, random)
+}
+
+func (u *usage) guess(from addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+	for range guesses {
+		a, ok := from.Random(random)
+		if !ok {
+			break
+		}
+		if _, again := tried[a]; !again && !u.isTaken(a) && !u.isUnlikely(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// walk looks at what is free one by one, from a random place on. It passes over what is known beside the LIST and so ends
+// soon. What is unlikely is taken if there is nothing else.
+func (u *usage) walk(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
+	var unlikely netip.Addr
+	suits := func(a netip.Addr) bool {
+		if _, again := tried[a]; again || u.isTaken(a) {
+			return false
+		}
+		if u.isUnlikely(a) {
+			unlikely = a
+			return false
+		}
+		return true
+	}
+	for a := range u.freed {
+		if candidates.Contains(a) && suits(a) {
+			return a, true, true
+		}
+	}
+	free := u.freeOf(candidates)
+	first, ok := free.Random(random)
+	for a := first; ok; {
+		if suits(a) {
+			return a, true, true
+		}
+		if a, ok = free.Next(a); !ok { // from the end to the beginning
+			a, ok = free.Nth(addr.Count{})
+		}
+		ok = ok && a != first
+	}
+	return unlikely, false, unlikely.IsValid()
+}
+
+// freeOf are candidates without what the last LIST has; computed once for each LIST and edit.
+func (u *usage) freeOf(candidates addr.Set) addr.Set {
+	if !u.candidates.Equal(candidates) {
+		u.candidates, u.free = candidates, candidates.Minus(u.listed)
+	}
+	return u.free
+}
+
+// tried ends what pick began.
+func (u *usage) tried(a netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.trying[a]--; u.trying[a] <= 0 {
+		delete(u.trying, a)
+	}
+}
+
+// won notes that an address is taken by an ADD of this node.
+func (u *usage) won(a netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.foreign, a)
+	u.take(a)
+}
+
+func (u *usage) take(a netip.Addr) {
+	if len(u.taken) >= changesKept {
+		clear(u.taken)
+	}
+	delete(u.freed, a)
+	if !u.listed.Contains(a) {
+		u.taken[a] = struct{}{}
+	}
+}
+
+// lost notes that an address was answered "taken". If a LIST of the pool calls it free, now or lately, it is most likely held
+// in the name of another pool.
+func (u *usage) lost(a netip.Addr, listedFree bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, foreign := u.foreign[a]; !listedFree && !foreign {
+		u.take(a)
+		return
+	}
+	delete(u.taken, a)
+	if len(u.foreign) >= changesKept {
+		clear(u.foreign)
+	}
+	u.foreign[a] = time.Now()
+}
+
+// release notes that an address is free.
+func (u *usage) release(a netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.taken, a)
+	delete(u.foreign, a)
+	if u.listed.Contains(a) {
+		u.freed[a] = struct{}{}
+	}
+}
+
+// brought takes over what a LIST brought, unless a later one is known.
+func (u *usage) brought(r coalesce.Result[addr.Set]) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !r.Sent.After(u.sent) {
+		return
+	}
+	u.listed, u.sent, u.judged = r.Value, r.Sent, false
+	u.candidates, u.free = addr.Set{}, addr.Set{}
+	clear(u.taken)
+	clear(u.freed)
+	for a := range u.foreign {
+		if r.Value.Contains(a) {
+			delete(u.foreign, a)
+		}
+	}
+}
+
+// failedNow notes that a LIST failed: the next keeps a distance.
+func (u *usage) failedNow() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.failed = time.Now()
+	u.gap = max(u.gap, firstGap)
+}
+
+// left are the candidates that are neither in a LIST nor tried; likely says that some of them may well be free.
+func (u *usage) left(candidates, listed addr.Set, tried map[netip.Addr]struct{}) (left addr.Set, likely bool) {
+	singles := make([]addr.Range, 0, len(tried))
+	for a := range tried {
+		r, _ := addr.MakeRange(a, a)
+		singles = append(singles, r)
+	}
+	left = candidates.Minus(listed).Minus(addr.MakeSet(singles...))
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if left.Count().Cmp(addr.CountOf(uint64(len(u.foreign)))) > 0 {
+		return left, true
+	}
+	for r := range left.Ranges() {
+		for a := r.From(); a.IsValid() && a.Compare(r.To()) <= 0; a = a.Next() {
+			if _, foreign := u.foreign[a]; !foreign {
+				return left, true
+			}
+		}
+	}
+	return left, false
+}
+
+// likelyFree reports whether this node knows of a candidate that may well be free, and when the LIST was sent on which that
+// rests.
+func (u *usage) likelyFree(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (likely bool, sent time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, likely, _ = u.find(candidates, tried, random)
+	return likely, u.sent
+}
+
+// judge says of the last LIST, if it was sent at a time, whether it showed the pool full: the pause before the next follows.
+func (u *usage) judge(sent time.Time, full bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.judged || !sent.Equal(u.sent) {
+		return
+	}
+	u.judged = true
+	switch {
+	case !full:
+		u.gap = 0
+	case u.gap == 0:
+		u.gap = timing.Jitter(firstGap)
+	default:
+		u.gap = timing.Jitter(min(2*u.gap, lastGap))
+	}
+}
+
+// next is when the next LIST may be sent; a hurried caller, who needs one to pass over the pool, waits firstGap at most.
+func (u *usage) next(hurried bool) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	gap, last := u.gap, u.sent
+	if hurried {
+		gap = min(gap, firstGap)
+	}
+	if u.failed.After(last) {
+		last = u.failed
+	}
+	return last.Add(gap)
+}
+
+// usages are those of all pools that were searched.
+type usages struct {
+	mu    sync.Mutex
+	pools map[string]*usage
+}
+
+func (s *usages) of(pool string) *usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pools == nil {
+		s.pools = map[string]*usage{}
+	}
+	u, ok := s.pools[pool]
+	if !ok {
+		u = newUsage()
+		s.pools[pool] = u
+	}
+	return u
+}
+
+// keepOnly forgets the pools that exist no more.
+func (s *usages) keepOnly(exists func(pool string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.pools {
+		if !exists(name) {
+			delete(s.pools, name)
+		}
+	}
+}

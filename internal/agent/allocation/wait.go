@@ -1,0 +1,114 @@
+package allocation
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// leastPause keeps an ADD in line from turning in a loop while others send the LIST that is due.
+const leastPause = 10 * time.Millisecond
+
+// ReasonWaiting is the reason of the Event on a pod whose ADD waits for an address.
+const ReasonWaiting = "IPAllocationWaiting"
+
+// wait stands in line until an address is won or the deadline has passed, and then looks once more.
+func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused *Refused, edited <-chan struct{}) (*Grant, error) {
+	r.waiter = a.line.join(r, refused.wants())
+	defer a.leave(r)
+	a.tell(ctx, r, refused)
+	for {
+		deadline := refused.deadline(r, a.durations.EditArrival)
+		r.Unlock()
+		if err := a.idle(ctx, r, refused, deadline, edited); err != nil {
+			return nil, err
+		}
+		if err := a.Lock(ctx, r); err != nil {
+			return nil, err
+		}
+		r.final = !time.Now().Before(deadline)
+		edited = a.facts.PoolsChanged()
+		g, again, err := a.attempt(ctx, r, f)
+		switch {
+		case again == nil:
+			return g, err
+		case len(again.Full) == 0 || r.final:
+			a.describe(ctx, r, again)
+			return nil, again
+		}
+		refused = again
+		a.line.want(r.waiter, refused.wants())
+	}
+}
+
+// leave leaves the line. What was offered and not tried is offered to the next.
+func (a *Allocator) leave(r *Request) {
+	for _, o := range a.line.leave(r.waiter) {
+		a.freed(o.pool, o.address, r.Owner())
+	}
+	r.waiter, r.final = nil, false
+}
+
+// idle returns when an address is offered, a pool was edited, it is time to look again, or the deadline has passed. An error
+// is the end of ctx, or errStopping.
+func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, deadline time.Time, edited <-chan struct{}) error {
+	began := time.Now()
+	defer func() { r.Waited += time.Since(began) }()
+	until := deadline
+	for name, full := range refused.Full {
+		u := a.usages.of(name)
+		if likely, _ := u.likelyFree(full.Candidates, nil, newRandom()); likely {
+			return nil // it came free while this ADD was joining the line
+		}
+		if next := u.next(false); next.Before(until) {
+			until = next
+		}
+	}
+	timer := time.NewTimer(max(time.Until(until), leastPause))
+	defer timer.Stop()
+	select {
+	case <-r.waiter.woken:
+	case <-edited:
+	case <-timer.C:
+	case <-a.stopping:
+		return errStopping
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// deadline is until when it is worth waiting: for pools that can give nothing at all, only as long as an edit that is on its
+// way needs to arrive.
+func (e *Refused) deadline(r *Request, editArrival time.Duration) time.Time {
+	for _, full := range e.Full {
+		if !full.Candidates.IsEmpty() {
+			return r.Deadline
+		}
+	}
+	if soon := r.Came.Add(editArrival); soon.Before(r.Deadline) {
+		return soon
+	}
+	return r.Deadline
+}
+
+// tell records on the pod that its ADD waits, and why.
+func (a *Allocator) tell(ctx context.Context, r *Request, refused *Refused) {
+	a.describe(ctx, r, refused)
+	a.events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting,
+		fmt.Sprintf("waiting for an address, up to %s: %s", time.Until(r.Deadline).Round(time.Second), refused))
+}
+
+// wants are the addresses for which it is worth waiting, by pool.
+func (e *Refused) wants() map[string]addr.Set {
+	out := map[string]addr.Set{}
+	for name, full := range e.Full {
+		out[name] = full.Candidates
+	}
+	return out
+}

@@ -1,0 +1,228 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/probe"
+)
+
+// Verdict is what the audit does about a lease.
+type Verdict int
+
+// The verdicts.
+const (
+	// Keep: nothing.
+	Keep Verdict = iota
+	// Adopt: the entry is a lease of this node from now on, as it stands.
+	Adopt
+	// Release: the entry is removed, since nothing bears its address.
+	Release
+	// Recreate: the entry is made again, since its container lives and bears the address.
+	Recreate
+	// Forget: nothing stands in the ledger and nothing can come; the lease ends.
+	Forget
+	// Again: it cannot be told now; the next audit looks again.
+	Again
+)
+
+// Finding is what the audit knows of one address: what the ledger says, what this process knows, and the container.
+type Finding struct {
+	// Listed says that the ledger was read for this audit, after the last write of the lease; Stands that the entry is in it.
+	Listed, Stands bool
+	// Known says that there is a lease; Told, Sibling and InDoubt are of it. Sibling is another lease of the same interface
+	// and family that is confirmed in the name of the same container.
+	Known            bool
+	Told             Told
+	Sibling, InDoubt bool
+	// Attachment is the state of the container that the entry names.
+	Attachment State
+	// Gone says that its interface or namespace is gone; GoneBefore that the audit before found that too. Unlisted says that
+	// the runtime does not list it (GC).
+	Gone, GoneBefore, Unlisted bool
+	// Settled says that nothing can come any more that an agent before this one has sent.
+	Settled bool
+	// Contradicted says that another holds the address in the ledger, and that this was reported.
+	Contradicted bool
+}
+
+// Decide is the audit of one address.
+//
+//	ledger         lease             container                    verdict
+//	any            any but none      adding, deleting             again: its ADD or DEL is in progress
+//	not there      contradicted      namespace there              keep: its DEL ends it
+//	not there      in doubt          any                          again, until the create can no longer happen
+//	not there      told or unknown   namespace there              recreate
+//	not there      told or unknown   namespace gone               forget
+//	not there      not told          any                          forget
+//	there, or not  any               deleted                      release
+//	looked at      not told          any                          release: nobody bears it
+//	               told or unknown   gone in two looks, or gone
+//	                                 and unlisted                 release
+//	                                 gone in one look             again
+//	                                 namespace there              keep
+//	there          none              deleted                      release
+//	there          none              beside a confirmed sibling   release: a claim of an agent before this one
+//	there          none              any other                    adopt; the next look decides
+func Decide(f Finding) Verdict {
+	switch {
+	case !f.Known && (f.Attachment == Deleted || f.Sibling && f.Settled):
+		return Release
+	case !f.Known:
+		return Adopt
+	case f.Attachment == Adding, f.Attachment == Deleting:
+		return Again
+	case f.Listed && !f.Stands:
+		return f.vanished()
+	case f.Attachment == Deleted:
+		return Release
+	case f.Told == No && f.InDoubt:
+		return Again
+	case f.Told == No:
+		return Release
+	case !f.Gone:
+		return Keep
+	case f.GoneBefore, f.Unlisted:
+		return Release
+	}
+	return Again
+}
+
+func (f Finding) vanished() Verdict {
+	switch {
+	case f.InDoubt:
+		return Again
+	case f.Told == No, f.Gone, f.Attachment == Deleted:
+		return Forget
+	case f.Contradicted:
+		return Keep
+	}
+	return Recreate
+}
+
+// Snapshot is a LIST of the entries of this node, and when it was sent.
+type Snapshot struct {
+	Entries []v2beta1.SpiderIP
+	Sent    time.Time
+	// First says that it is the first: nothing was served before it.
+	First bool
+	// Settled is as in Finding.
+	Settled bool
+}
+
+// ByOwner groups the entries by the interfaces of pods that hold them.
+func (s *Snapshot) ByOwner() map[Owner][]*v2beta1.SpiderIP {
+	out := map[Owner][]*v2beta1.SpiderIP{}
+	for i := range s.Entries {
+		e := &s.Entries[i]
+		out[ownerOf(e)] = append(out[ownerOf(e)], e)
+	}
+	return out
+}
+
+// List reads what stands in the ledger for this node.
+func (t *Table) List(ctx context.Context) (Snapshot, error) {
+	sent := time.Now()
+	entries, err := t.ledger.OfNode(ctx, t.node)
+	return Snapshot{Entries: entries, Sent: sent}, err
+}
+
+// Report is what an audit of an interface did, for the log, metrics and Events.
+type Report struct {
+	Verdict Verdict
+	Entry   *v2beta1.SpiderIP
+	// Holder is the entry of another that was found in place of a vanished one.
+	Holder *v2beta1.SpiderIP
+	Err    error
+}
+
+// Adopt makes the entries of a snapshot leases of an interface that it does not know yet, and reports those that must be
+// released. The caller has locked the interface.
+func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*v2beta1.SpiderIP) (reports []Report) {
+	for _, e := range entries {
+		if l := i.Lease(e.Name); l != nil && (l.Held() || l.unsettled()) {
+			continue
+		}
+		if !s.First { // it may have been released since the LIST was sent
+			now, err := t.ledger.Get(ctx, e.Name)
+			if err != nil || now == nil || now.UID != e.UID {
+				continue
+			}
+			e = now
+		}
+		k := Key{e.Spec.ContainerID, e.Spec.Interface}
+		f := Finding{Listed: true, Stands: true, Attachment: t.StateOf(k), Settled: s.Settled, Sibling: i.sibling(e)}
+		verdict := Decide(f)
+		l := &Lease{Entry: e, Owned: probe.Bears(e.Spec.Netns, e.Spec.Interface, AddressOf(e))}
+		i.leases = append(i.leases, l)
+		if verdict == Release {
+			_, err := t.Release(ctx, i, l)
+			reports = append(reports, Report{Release, e, nil, err})
+			continue
+		}
+		t.Bind(k, i.Owner)
+	}
+	return reports
+}
+
+// sibling reports whether another address of the family is confirmed for the same container.
+func (i *Interface) sibling(e *v2beta1.SpiderIP) bool {
+	for _, o := range i.leases {
+		if o.Entry.Name != e.Name && o.Confirmed && o.Family() == pool.FamilyOf(AddressOf(e)) && o.Key() == (Key{e.Spec.ContainerID, e.Spec.Interface}) {
+			return true
+		}
+	}
+	return false
+}
+
+// Find is what the audit knows of a lease. s is nil if the ledger is not read; unlisted is as in Finding.
+func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool) Finding {
+	f := Finding{Known: true, Told: l.Told, Sibling: i.sibling(l.Entry), InDoubt: l.unsettled(), Attachment: t.StateOf(l.Key()),
+		GoneBefore: l.gone, Unlisted: unlisted, Contradicted: l.contradicted}
+	f.Gone = t.gone(l)
+	if s != nil && l.written.Before(s.Sent) {
+		f.Listed = true
+		for j := range s.Entries {
+			f.Stands = f.Stands || s.Entries[j].Name == l.Entry.Name && ownerOf(&s.Entries[j]) == i.Owner
+		}
+	}
+	if !l.Held() {
+		f.Listed = true // refreshed before, by Settle
+	}
+	l.gone = f.Gone
+	return f
+}
+
+// Recreate makes the entry of a living container again. The holder is who has the address by now, if it is not the
+// container itself.
+func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v2beta1.SpiderIP, err error) {
+	entry := &v2beta1.SpiderIP{Spec: l.Entry.Spec}
+	err = t.ledger.Claim(ctx, entry)
+	switch {
+	case err == nil:
+		l.Entry, l.contradicted, l.written = entry, false, time.Now()
+		return nil, nil
+	case !errors.Is(err, ledger.ErrTaken):
+		return nil, err
+	}
+	now, err := t.ledger.Get(ctx, l.Entry.Name)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
+	case now == nil:
+		return nil, ErrUnsettled
+	case ownerOf(now) == i.Owner && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Node == t.node:
+		l.Entry, l.contradicted = now, false
+		return nil, nil
+	}
+	l.contradicted = true
+	return now, nil
+}
+
+// Forget ends a lease of which nothing stands in the ledger.
+func (t *Table) Forget(i *Interface, l *Lease) { i.forget(l) }

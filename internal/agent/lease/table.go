@@ -1,0 +1,422 @@
+package lease
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/probe"
+)
+
+// Table holds the attachments and leases of one node.
+type Table struct {
+	node      string
+	ledger    *ledger.Ledger
+	durations timing.Durations
+	metrics   *metrics.Metrics
+	log       *slog.Logger
+
+	mu          sync.Mutex
+	attachments map[Key]*attachment
+	interfaces  map[Owner]*Interface
+	firstAdd    map[string]time.Time // of a container, over all its interfaces
+}
+
+// NewTable makes the table of a node.
+func NewTable(node string, l *ledger.Ledger, d timing.Durations, m *metrics.Metrics, log *slog.Logger) *Table {
+	return &Table{node: node, ledger: l, durations: d, metrics: m, log: log,
+		attachments: map[Key]*attachment{}, interfaces: map[Owner]*Interface{}, firstAdd: map[string]time.Time{}}
+}
+
+// Owner names the interface of a pod that leases belong to: the pod's UID as CNI gave it, and the name of the interface.
+// Two interfaces of one pod hold different addresses; containers of the pod follow each other as its owner.
+type Owner struct{ PodUID, Interface string }
+
+// Compare orders owners.
+func (o Owner) Compare(p Owner) int {
+	return cmp.Or(strings.Compare(o.PodUID, p.PodUID), strings.Compare(o.Interface, p.Interface))
+}
+
+// Interface is what an interface of a pod holds. Who has locked it (Table.Lock) may use its fields and methods.
+type Interface struct {
+	Owner
+	turn   chan struct{}
+	leases []*Lease
+}
+
+// Lock waits until nobody else has the interface, which is made if there is none, and gives it to the caller until unlock.
+func (t *Table) Lock(ctx context.Context, o Owner) (_ *Interface, unlock func(), err error) {
+	for {
+		t.mu.Lock()
+		i, ok := t.interfaces[o]
+		if !ok {
+			i = t.makeInterface(o)
+		}
+		t.mu.Unlock()
+		if err := Wait(ctx, i.turn); err != nil {
+			return nil, nil, fmt.Errorf("interface %s of pod %s: %w: %w", o.Interface, o.PodUID, ErrBusy, err)
+		}
+		if t.current(i) {
+			return i, func() { t.unlock(i) }, nil
+		}
+		i.turn <- struct{}{} // it was dropped while we waited: pass the token on, look again
+	}
+}
+
+// TryLock locks an interface if nobody has it. One that holds nothing yet is made if that is wanted.
+func (t *Table) TryLock(o Owner, made bool) (_ *Interface, unlock func(), ok bool) {
+	t.mu.Lock()
+	i, ok := t.interfaces[o]
+	if !ok && made {
+		i, ok = t.makeInterface(o), true
+	}
+	t.mu.Unlock()
+	if !ok {
+		return nil, nil, false
+	}
+	select {
+	case <-i.turn:
+		if t.current(i) {
+			return i, func() { t.unlock(i) }, true
+		}
+		i.turn <- struct{}{}
+	default:
+	}
+	return nil, nil, false
+}
+
+func (t *Table) makeInterface(o Owner) *Interface {
+	i := &Interface{Owner: o, turn: make(chan struct{}, 1)}
+	i.turn <- struct{}{}
+	t.interfaces[o] = i
+	return i
+}
+
+func (t *Table) current(i *Interface) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.interfaces[i.Owner] == i
+}
+
+// unlock ends a turn; an interface without leases is forgotten, and its attachments with it.
+func (t *Table) unlock(i *Interface) {
+	if len(i.leases) == 0 {
+		t.mu.Lock()
+		delete(t.interfaces, i.Owner)
+		for k, a := range t.attachments {
+			if a.owner == i.Owner {
+				t.forgetIfEmpty(k, a)
+			}
+		}
+		t.mu.Unlock()
+	}
+	i.turn <- struct{}{}
+}
+
+// Owners lists the interfaces that hold something.
+func (t *Table) Owners() []Owner {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.interfaces))
+}
+
+// FirstAdd returns when the first ADD of a container came, over all its interfaces: its deadline is counted from there.
+func (t *Table) FirstAdd(container string) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for other, since := range t.firstAdd {
+		if now.Sub(since) > t.durations.Remember {
+			delete(t.firstAdd, other)
+		}
+	}
+	if _, ok := t.firstAdd[container]; !ok {
+		t.firstAdd[container] = now
+	}
+	return t.firstAdd[container]
+}
+
+// Leases are what the interface holds, or may hold when a create without an answer happens.
+func (i *Interface) Leases() []*Lease { return slices.Clone(i.leases) }
+
+// Lease is the one of an address, or nil.
+func (i *Interface) Lease(name string) *Lease {
+	at := slices.IndexFunc(i.leases, func(l *Lease) bool { return l.Entry.Name == name })
+	if at < 0 {
+		return nil
+	}
+	return i.leases[at]
+}
+
+func (i *Interface) forget(l *Lease) {
+	i.leases = slices.DeleteFunc(i.leases, func(o *Lease) bool { return o == l })
+}
+
+// Answered reports whether a container of the interface was told an address of it that it has.
+func (i *Interface) Answered() bool {
+	return slices.ContainsFunc(i.leases, func(l *Lease) bool { return l.Held() && l.Told != No })
+}
+
+// InDoubt reports whether a create in the name of a container may still happen.
+func (i *Interface) InDoubt(container string) bool {
+	return slices.ContainsFunc(i.leases, func(l *Lease) bool {
+		return l.Entry.Spec.ContainerID == container && time.Now().Before(l.inDoubtUntil)
+	})
+}
+
+// Told says whether a container was told an address.
+type Told int
+
+// Unknown is what an entry is that was found in the ledger.
+const (
+	Unknown Told = iota
+	No
+	Yes
+)
+
+// Lease is one address of an interface of a pod.
+type Lease struct {
+	// Entry is what stands in the ledger, as this process knows it. Its UID is empty while nothing is known to stand there:
+	// then the lease is a create without an answer.
+	Entry *v2beta1.SpiderIP
+	// Told says whether the container that the entry names was told the address.
+	Told Told
+	// Owned says that the pod was told the address, by whichever container: of its pool only the ranges count for it.
+	Owned bool
+	// Confirmed says that the fence admitted the entry as it is.
+	Confirmed bool
+
+	// inDoubtUntil is until when a create that was sent and not answered may still happen.
+	inDoubtUntil time.Time
+	// stale says that a write was not answered: the entry must be read before it is written again.
+	stale bool
+	// gone says that the audit has found the container's interface gone once.
+	gone bool
+	// contradicted says that the ledger gives the address to another, and that was reported.
+	contradicted bool
+	// written is when this process last wrote the entry: a LIST that was sent before says nothing of it.
+	written time.Time
+}
+
+// Held reports whether the entry is known to stand in the ledger.
+func (l *Lease) Held() bool { return l.Entry.UID != "" }
+
+// Key is the attachment that bears the address.
+func (l *Lease) Key() Key { return Key{l.Entry.Spec.ContainerID, l.Entry.Spec.Interface} }
+
+// Family is the family of the address.
+func (l *Lease) Family() pool.Family { return pool.FamilyOf(AddressOf(l.Entry)) }
+
+func (l *Lease) unsettled() bool { return time.Now().Before(l.inDoubtUntil) }
+
+// Silent reports whether nothing bears the address any more: its container was never told it and is not about to be, or is
+// deleted, or its interface or network namespace is gone.
+func (t *Table) Silent(l *Lease) bool {
+	state := t.StateOf(l.Key())
+	return l.Told == No && state != Adding || state == Deleted || t.gone(l)
+}
+
+// gone reports whether the interface that bears an address is gone. One that is missing in a namespace that is there counts
+// only when it must have been made: some main plugins call their IPAM before they make the interface.
+func (t *Table) gone(l *Lease) bool {
+	s := l.Entry.Spec
+	return probe.NamespaceGone(s.Netns) || time.Since(l.written) > t.durations.Made && probe.Gone(s.Netns, s.Interface)
+}
+
+// Create claims an address for the interface. Errors: ledger.ErrTaken; ledger.ErrUnknown, and then the claim is in doubt
+// and a lease of the interface that says so; or a refusal after which nothing stands in the ledger. A create of an address
+// that is in doubt finds out whether it was the interface's own that took it.
+func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderIP) (*Lease, error) {
+	err := t.ledger.Claim(ctx, entry)
+	l := i.Lease(entry.Name)
+	switch {
+	case err == nil:
+	case errors.Is(err, ledger.ErrUnknown):
+		t.doubt(i, entry)
+		return nil, err
+	case errors.Is(err, ledger.ErrTaken) && l != nil:
+		if readErr := t.refresh(ctx, i, l); readErr != nil && !errors.Is(readErr, ledger.ErrLost) {
+			return nil, readErr
+		} else if readErr != nil || l.Key() != (Key{entry.Spec.ContainerID, entry.Spec.Interface}) {
+			return nil, err // somebody else's, or of another container of the pod
+		}
+		l.Told, l.Confirmed = No, false
+		return l, nil
+	default:
+		return nil, err
+	}
+	if l == nil {
+		l = &Lease{}
+		i.leases = append(i.leases, l)
+	}
+	l.Entry, l.Told, l.Owned, l.Confirmed, l.stale, l.written = entry, No, false, false, false, time.Now()
+	return l, nil
+}
+
+// doubt keeps a claim whose answer did not come: it happened, or may still.
+func (t *Table) doubt(i *Interface, entry *v2beta1.SpiderIP) {
+	t.log.Warn("the outcome of a claim is unknown", "address", entry.Spec.Address, "pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name)
+	t.metrics.InDoubt.Inc()
+	l := i.Lease(entry.Name)
+	if l == nil {
+		l = &Lease{Entry: entry.DeepCopy(), Told: No}
+		l.Entry.UID = ""
+		i.leases = append(i.leases, l)
+	}
+	l.inDoubtUntil = time.Now().Add(t.durations.Settle)
+}
+
+// Rewrite writes a container into an entry that the interface holds: one that asks again, or one that takes the address
+// over from a container that is silent. Errors: ledger.ErrLost, and the lease is forgotten; ledger.ErrUnknown; or a
+// refusal after which nothing was written.
+func (t *Table) Rewrite(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IPSpec) error {
+	if l.stale {
+		if err := t.refresh(ctx, i, l); err != nil {
+			return err
+		}
+	}
+	err := t.rewrite(ctx, l, spec)
+	if errors.Is(err, ledger.ErrLost) {
+		if err = t.refresh(ctx, i, l); err == nil {
+			err = t.rewrite(ctx, l, spec)
+		}
+	}
+	return err
+}
+
+func (t *Table) rewrite(ctx context.Context, l *Lease, spec v2beta1.IPSpec) error {
+	entry := l.Entry.DeepCopy()
+	spec.Address, spec.Pool = entry.Spec.Address, entry.Spec.Pool
+	entry.Spec = spec
+	l.Confirmed = false
+	err := t.ledger.Update(ctx, entry)
+	switch {
+	case err == nil:
+		if l.Key() != (Key{spec.ContainerID, spec.Interface}) {
+			l.Told = No
+		}
+		l.Entry, l.gone, l.written = entry, false, time.Now()
+	case errors.Is(err, ledger.ErrUnknown):
+		t.metrics.InDoubt.Inc()
+		l.stale = true
+	}
+	return err
+}
+
+// Release removes the entry of a lease. freed says that this made the address free. An entry that has become somebody
+// else's is left alone and the lease forgotten. ErrUnsettled means that a create in doubt may still happen.
+func (t *Table) Release(ctx context.Context, i *Interface, l *Lease) (freed bool, err error) {
+	l.Confirmed = false
+	if !l.Held() || l.stale {
+		if err := t.refresh(ctx, i, l); errors.Is(err, ledger.ErrLost) {
+			return false, l.settled()
+		} else if err != nil {
+			return false, err
+		}
+	}
+	err = t.ledger.Release(ctx, l.Entry)
+	if errors.Is(err, ledger.ErrLost) {
+		bearer := l.Key()
+		if err = t.refresh(ctx, i, l); err == nil {
+			if l.Key() != bearer && !t.Silent(l) {
+				return false, nil // a write without an answer happened after all: it is another container's
+			}
+			err = t.ledger.Release(ctx, l.Entry)
+		}
+	}
+	switch {
+	case errors.Is(err, ledger.ErrLost):
+		return false, l.settled()
+	case err != nil:
+		if errors.Is(err, ledger.ErrUnknown) {
+			l.stale = true
+		}
+		return false, err
+	}
+	t.lost(i, l)
+	return true, l.settled()
+}
+
+// ErrUnsettled means that a create without an answer may still happen.
+var ErrUnsettled = errors.New("it is not known yet whether a write happened")
+
+func (l *Lease) settled() error {
+	if l.unsettled() {
+		return ErrUnsettled
+	}
+	return nil
+}
+
+// lost notes that the entry stands no more: what is left of the lease is its doubt.
+func (t *Table) lost(i *Interface, l *Lease) {
+	if !l.unsettled() {
+		i.forget(l)
+		return
+	}
+	l.Entry = l.Entry.DeepCopy()
+	l.Entry.UID, l.Entry.ResourceVersion = "", ""
+	l.Told, l.Owned, l.Confirmed, l.stale = No, false, false, false
+}
+
+// refresh reads what stands in the ledger. ErrLost means that it is not this interface's: the lease is forgotten, or is
+// only a doubt from now on.
+func (t *Table) refresh(ctx context.Context, i *Interface, l *Lease) error {
+	now, err := t.ledger.Get(ctx, l.Entry.Name)
+	if err != nil {
+		return fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
+	}
+	if now == nil || l.Held() && now.UID != l.Entry.UID && !l.unsettled() || ownerOf(now) != i.Owner || now.Spec.Node != t.node {
+		t.lost(i, l)
+		return fmt.Errorf("%s: %w", l.Entry.Name, ledger.ErrLost)
+	}
+	if !l.Held() || now.UID != l.Entry.UID || now.Spec.ContainerID != l.Entry.Spec.ContainerID {
+		l.Told = No
+	}
+	l.Entry, l.stale = now, false
+	return nil
+}
+
+// Settle finds out about the creates in doubt and the writes without an answer of an interface, as far as that can be known
+// now.
+func (t *Table) Settle(ctx context.Context, i *Interface) error {
+	for _, l := range i.Leases() {
+		if l.Held() && !l.stale {
+			continue
+		}
+		if err := t.refresh(ctx, i, l); err != nil && !errors.Is(err, ledger.ErrLost) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stands reads whether the entry of a lease still stands as it is known.
+func (t *Table) Stands(ctx context.Context, l *Lease) (bool, error) {
+	now, err := t.ledger.Get(ctx, l.Entry.Name)
+	if err != nil {
+		return false, fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
+	}
+	return now != nil && now.UID == l.Entry.UID && now.Spec.ContainerID == l.Entry.Spec.ContainerID, nil
+}
+
+func ownerOf(e *v2beta1.SpiderIP) Owner { return Owner{e.Spec.Pod.UID, e.Spec.Interface} }
+
+// AddressOf is the address of an entry; the CRD admits no entry without one.
+func AddressOf(e *v2beta1.SpiderIP) netip.Addr {
+	a, _ := addr.ParseAddr(e.Spec.Address)
+	return a
+}

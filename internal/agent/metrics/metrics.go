@@ -1,0 +1,175 @@
+// Package metrics counts what the agent does. The names of calls and durations are those that dashboards of Spiderpool
+// query.
+package metrics
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Metrics are all counters of one agent.
+type Metrics struct {
+	// Allocation counts ADDs, Release counts DELs that had something to release.
+	Allocation, Release *Calls
+	// Lists counts the LISTs of the addresses in use of a pool.
+	Lists prometheus.Counter
+	// InDoubt counts writes to the ledger whose answer did not come.
+	InDoubt prometheus.Counter
+	// Released counts addresses that the audit released without a DEL, Recreated entries that it made again, Contradictions
+	// addresses that a container of this node bears and the ledger gives to another.
+	Released, Recreated, Contradictions prometheus.Counter
+	// PendingReleases is the number of DELs that are noted and not yet done.
+	PendingReleases prometheus.Gauge
+
+	registry        *prometheus.Registry
+	noPool, usedOut prometheus.Counter
+}
+
+// Outcome is how a call ended.
+type Outcome int
+
+// The outcomes of a call. Served is success; Cancelled is an ADD that its caller gave up or that a DEL ended, and Pending a
+// DEL that is tried again: none of them is a failure.
+const (
+	Served Outcome = iota
+	Cancelled
+	Pending
+	NoPool    // no pool may serve it
+	UsedOut   // its pools stayed full
+	Exhausted // the API server did not answer in time
+	Internal  // any other reason
+)
+
+// Calls counts one kind of call.
+type Calls struct {
+	// Conflicts counts writes that lost to another one and were done again.
+	Conflicts prometheus.Counter
+
+	all, failures, internal, exhausted prometheus.Counter
+	// took is the whole call; waited is the part of it spent in line: behind another call of the interface, or for an address
+	// of a full pool.
+	took, waited *durations
+}
+
+// durations are the average, extremes and latest of a time, and its histogram.
+type durations struct {
+	histogram                     prometheus.Histogram
+	average, most, least, current prometheus.Gauge
+
+	mu    sync.Mutex
+	n     int
+	total time.Duration
+	max   time.Duration
+	min   time.Duration
+}
+
+// buckets are in seconds.
+var buckets = []float64{0.1, 0.3, 0.5, 1, 3, 5, 7, 10, 15}
+
+// New makes the counters; waiting is asked for the number of ADDs that wait for an address.
+func New(waiting func() int) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry()}
+	m.Allocation = m.calls("allocation", "assign addresses to an interface (ADD)")
+	m.Release = m.calls("release", "release the addresses of an interface (DEL)")
+	m.noPool = m.counter("allocation_err_no_available_pool_counts", "ADDs that no pool may serve")
+	m.usedOut = m.counter("allocation_err_ip_used_out_counts", "ADDs whose pools stayed full")
+	m.Lists = m.counter("pool_list_counts", "LISTs of the addresses in use of a pool")
+	m.InDoubt = m.counter("allocation_unknown_outcome_counts", "writes to the ledger whose answer did not come")
+	m.Released = m.counter("audit_released_counts", "addresses released without a DEL, because their namespace is gone")
+	m.Recreated = m.counter("audit_recreated_counts", "SpiderIPs of living containers that were gone and made again")
+	m.Contradictions = m.counter("audit_contradiction_counts", "addresses of living containers that the ledger gives to others")
+	m.PendingReleases = prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "pending_releases", Help: "DELs that are noted and not yet done"})
+	m.registry.MustRegister(
+		m.PendingReleases,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "waiters", Help: "ADDs that wait for an address of a full pool"},
+			func() float64 { return float64(waiting()) }),
+	)
+	return m
+}
+
+const prefix = "spiderpool_ipam_"
+
+func (m *Metrics) calls(kind, what string) *Calls {
+	return &Calls{
+		all:       m.counter(kind+"_counts", "Calls to "+what),
+		failures:  m.counter(kind+"_failure_counts", "Those that failed"),
+		Conflicts: m.counter(kind+"_update_ippool_conflict_counts", "Writes that lost to another one and were done again"),
+		internal:  m.counter(kind+"_err_internal_counts", "Failures for a reason of their own"),
+		exhausted: m.counter(kind+"_err_retries_exhausted_counts", "Failures because the API server did not answer in time"),
+		took:      m.durations(kind, "duration_seconds", "Seconds to "+what),
+		waited:    m.durations(kind, "limit_duration_seconds", "Seconds spent in line to "+what),
+	}
+}
+
+func (m *Metrics) durations(kind, unit, help string) *durations {
+	gauge := func(statistic string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + kind + "_" + statistic + "_" + unit, Help: help + ": " + statistic})
+		m.registry.MustRegister(g)
+		return g
+	}
+	d := &durations{
+		average: gauge("average"), most: gauge("max"), least: gauge("min"), current: gauge("latest"),
+		histogram: prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + kind + "_" + unit, Help: help, Buckets: buckets}),
+	}
+	m.registry.MustRegister(d.histogram)
+	return d
+}
+
+func (m *Metrics) counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + name, Help: help})
+	m.registry.MustRegister(c)
+	return c
+}
+
+func (d *durations) observe(took time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.n++
+	d.total += took
+	d.max = max(d.max, took)
+	if d.n == 1 {
+		d.min = took
+	}
+	d.min = min(d.min, took)
+	d.histogram.Observe(took.Seconds())
+	d.average.Set((d.total / time.Duration(d.n)).Seconds())
+	d.most.Set(d.max.Seconds())
+	d.least.Set(d.min.Seconds())
+	d.current.Set(took.Seconds())
+}
+
+// Ended counts a call. One that is pending will be counted when it is done.
+func (m *Metrics) Ended(kind *Calls, took, waited time.Duration, outcome Outcome) {
+	if outcome == Pending {
+		return
+	}
+	kind.all.Inc()
+	kind.took.observe(took)
+	kind.waited.observe(waited)
+	if outcome > Pending {
+		kind.failures.Inc()
+	}
+	switch outcome {
+	case NoPool:
+		m.noPool.Inc()
+	case UsedOut:
+		m.usedOut.Inc()
+	case Exhausted:
+		kind.exhausted.Inc()
+	case Internal:
+		kind.internal.Inc()
+	}
+}
+
+// Handler serves the counters in the Prometheus text format at /metrics.
+func (m *Metrics) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	return mux
+}

@@ -1,0 +1,99 @@
+// Package timing names every duration by which the agent works, in one place, and says which must be longer than which.
+// All are measured by one process; none compares clocks of two machines.
+package timing
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// Durations are the agent's. Tests shorten them.
+type Durations struct {
+	// Wait is how long the ADDs of one sandbox may wait in all, for an address of a full pool or for the API server: longer
+	// than the default grace period of a pod (30 s, Kubernetes "Termination of Pods"), or ADDs would give up just before the
+	// addresses of the pods that they replace come free.
+	Wait time.Duration
+	// Call ends a call a little before the plugin gives it up, which it does after 60 s.
+	Call time.Duration
+	// Request is how long the API server and the client give a request: what was not answered by then cannot happen much later.
+	Request time.Duration
+	// Settle is how long after a create was sent it is certain whether it happened.
+	Settle time.Duration
+	// PutBack is how long a call that ended may still take to release what it claimed.
+	PutBack time.Duration
+	// Release is how long after the DEL of its container an address is released at the latest, though its interface is there.
+	Release time.Duration
+	// Made is how long after its ADD an interface is made at the latest: from then on one that is missing is gone.
+	Made time.Duration
+	// Notes is how often the notes of DELs are read.
+	Notes time.Duration
+	// Rescan is when after its start the agent lists its node for the second time: when nothing that an agent before it sent
+	// can come any more.
+	Rescan time.Duration
+	// Look is how often the agent looks whether namespaces of its addresses are gone; List is how often it lists its node's
+	// entries for that.
+	Look, List time.Duration
+	// EditArrival is how long an ADD waits for a pool that can give nothing at all: an edit that is on its way arrives by then.
+	EditArrival time.Duration
+	// Stop is how long calls in progress may take when the agent is to stop.
+	Stop time.Duration
+	// Remember is how long a deleted container is known as such: an ADD that began before its DEL and arrives after it, from a
+	// plugin process that outlived its caller, must not claim anything.
+	Remember time.Duration
+	// Sync is how long the first lists of watches may take before the agent serves without them.
+	Sync time.Duration
+}
+
+// Production are the durations of an agent on a node.
+func Production() Durations {
+	return Durations{
+		Wait:        45 * time.Second,
+		Call:        55 * time.Second,
+		Request:     10 * time.Second,
+		Settle:      20 * time.Second,
+		PutBack:     10 * time.Second,
+		Release:     2 * time.Second,
+		Made:        4 * time.Minute,
+		Notes:       10 * time.Second,
+		Rescan:      30 * time.Second,
+		Look:        20 * time.Second,
+		List:        10 * time.Minute,
+		EditArrival: 2 * time.Second,
+		Stop:        5 * time.Second,
+		Remember:    10 * time.Minute,
+		Sync:        time.Minute,
+	}
+}
+
+// Check says which durations are at odds with each other.
+func (d Durations) Check() error {
+	var errs []error
+	for _, rule := range []struct {
+		name          string
+		longer, short time.Duration
+	}{
+		{"Wait must be longer than a pod's default grace period", d.Wait, 30 * time.Second},
+		{"Call must be longer than Wait", d.Call, d.Wait},
+		{"the plugin gives a call up after 60 s, Call must be shorter", 60 * time.Second, d.Call},
+		{"Settle must be longer than Request", d.Settle, d.Request},
+		{"Rescan must be longer than Settle", d.Rescan, d.Settle},
+		{"Wait must be longer than Rescan", d.Wait, d.Rescan},
+		{"Remember must be longer than Call", d.Remember, d.Call},
+		{"two Looks must pass within a minute", time.Minute, 2 * d.Look},
+	} {
+		if rule.longer <= rule.short {
+			errs = append(errs, fmt.Errorf("%s: %s, %s", rule.name, rule.longer, rule.short))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Jitter spreads what many nodes would do at the same moment: it returns three quarters of d to d.
+func Jitter(d time.Duration) time.Duration {
+	if d < 4 {
+		return d
+	}
+	return d - rand.N(d/4)
+}
