@@ -305,7 +305,8 @@ func notCalled(s *scenario) {
 	if err := os.Remove(s.HostPath("node1", "/var/lib/cni/multus/"+sandbox.ID)); err != nil {
 		s.Fatal(err)
 	}
-	s.attachment("a", lab.Segments[1], map[string]any{"type": "static"})
+	s.attachment("a", lab.Segments[1], lab.HostLocal(lab.Segments[1], byte(s.number)))
+	silent := s.of("web")["net1"]
 	s.remove(p)
-	s.freed("node1", 0)
+	s.freed("node1", silent...)
 }
