@@ -56,7 +56,7 @@ test: packages ## Run all tests; prints the time of each part
 
 .PHONY: test-unit
 test-unit: # Packages by themselves and against a real API server
-	go test -race $$(go list ./... | grep -v /test/) ./test/imports
+	go test -race -count=1 -shuffle=on $$(go list ./... | grep -v /test/) ./test/imports
 
 .PHONY: test-cni
 test-cni: # Real main plugins in network namespaces
@@ -85,8 +85,16 @@ soak: packages parts ## Run the big sizes of the scenarios, some thirty minutes
 e2e: parts test-e2e ## Run the end-to-end scenarios alone
 
 .PHONY: bench
-bench: packages parts ## Measure against host-local in one run
+bench: packages parts ## Measure against host-local in one run; BASELINE=COMMIT: and against a commit
+ifeq ($(BASELINE),)
 	@go run ./test/bench
+else
+	@rm -rf $(OUT)/bench && mkdir -p $(OUT)/bench/$(BASELINE)
+	@git archive $(BASELINE) | tar -x -C $(OUT)/bench/$(BASELINE)
+	@$(MAKE) --no-print-directory -C $(OUT)/bench/$(BASELINE) build
+	@$(MAKE) --no-print-directory build
+	@go run ./test/bench -bin $(OUT)/bench/$(BASELINE)/$(OUT)/bin/$(ARCH) -bin $(OUT)/bin/$(ARCH)
+endif
 
 .PHONY: demo
 demo: packages parts ## Watch pods get addresses on a Kubernetes of two nodes

@@ -44,8 +44,8 @@ func cluster(t *testing.T) (client.Client, *rest.Config, []string) {
 	return c, s.Config(), []string{"--kubeconfig=" + s.Kubeconfig(), "--namespace=net"}
 }
 
-// TestLife installs an older chart, upgrades it, removes it and installs it again: pools and addresses survive all of
-// it, and the CRDs are upgraded.
+// TestLife installs an older chart, upgrades it, removes it and installs it again under another name: pools and addresses
+// survive all of it, and the CRDs are upgraded.
 func TestLife(t *testing.T) {
 	c, api, flags := cluster(t)
 	ctx := t.Context()
@@ -94,7 +94,10 @@ func TestLife(t *testing.T) {
 			t.Errorf("after removal: %v", err)
 		}
 	}
-	run("install", "sp", "spiderpool")
+	if _, err := helm(t, append([]string{"install", "other", "spiderpool"}, flags...)...); err == nil || !strings.Contains(err.Error(), "CustomResourceDefinition") {
+		t.Errorf("another release takes the CRDs that are left without being told: %v", err)
+	}
+	run("install", "other", "spiderpool", "--take-ownership")
 }
 
 // olderChart is the chart with a CRD that lacks what today's has.

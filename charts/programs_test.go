@@ -1,8 +1,7 @@
 package charts_test
 
 import (
-	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,14 +17,7 @@ func TestAgentUnderstands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "conf.yml")
-	if err := os.WriteFile(file, []byte(got.at(t, configMap, conf)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := agentConfig(t, got)
 	if diff := cmp.Diff([]any{"/run/sp/a.sock", true, false, false}, []any{c.IPAMUnixSocketPath, c.EnableIPv4, c.EnableIPv6, c.EnableStatefulSet}); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
@@ -50,4 +42,32 @@ func TestAgentUnderstands(t *testing.T) {
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
+}
+
+// TestNotesWarnAsTheAgent: an installation and the agent's log name the same promises in the same words.
+func TestNotesWarnAsTheAgent(t *testing.T) {
+	const set = "ipam.enableStatefulSet=true,ipam.enableKubevirtStaticIP=true,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true"
+	got, err := template(t, "--set="+set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, said := agentConfig(t, got).NotYet, notes(t, set)
+	for _, line := range lines {
+		if !strings.Contains(said, "\n  "+line+"\n") {
+			t.Errorf("%q is not in the notes", line)
+		}
+	}
+	if len(lines) != 4 {
+		t.Errorf("the agent warns of %q", lines)
+	}
+}
+
+// agentConfig is what the agent reads in the chart's ConfigMap.
+func agentConfig(t *testing.T, got objects) config.Config {
+	t.Helper()
+	c, err := config.Parse([]byte(got.at(t, configMap, conf)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -118,6 +119,7 @@ func (o objects) at(t *testing.T, name, path string) string {
 const (
 	daemonSet = "DaemonSet/spiderpool-agent"
 	agent     = ".spec.template.spec.containers[0]"
+	install   = ".spec.template.spec.initContainers[0]"
 	configMap = "ConfigMap/spiderpool-conf"
 	conf      = `{.data.conf\.yml}`
 )
@@ -144,6 +146,7 @@ func TestValues(t *testing.T) {
 		{"global.ipamBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
 		{"global.cniBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
 		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, volume("socket") + ` {` + agent + `.volumeMounts[?(@.name=="socket")].mountPath}`, "/run/sp /run/sp"},
+		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, "{" + install + ".args[*]}", "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin --socket=/run/sp/a.sock"},
 		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", configMap, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
 		{"global.configName=other", "ConfigMap/other", "{.metadata.name}", "other"},
 		{"global.configName=other", daemonSet, `{.spec.template.spec.volumes[*].configMap.name}`, "other"},
@@ -154,6 +157,7 @@ func TestValues(t *testing.T) {
 		{"feature.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\n"},
 		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\n"},
 		{"feature.enableIPv4=false,ipam.enableIPv4=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"ipam.enableStatefulSet=null,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableKubevirtStaticIP: false\nenableIPConflictDetection: true\nenableGatewayDetection: true\n"},
 		{"feature.networkMode=legacy", daemonSet, "{.metadata.name}", "spiderpool-agent"},
 
 		{"spiderpoolAgent.name=a", "DaemonSet/a", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "a a"},
@@ -177,10 +181,17 @@ func TestValues(t *testing.T) {
 		{metrics + ",spiderpoolAgent.service.type=NodePort", "Service/spiderpool-agent", "{.spec.type}", "NodePort"},
 		{"", daemonSet, "{.spec.template.spec.priorityClassName}", "system-node-critical"},
 		{"spiderpoolAgent.priorityClassName=high", daemonSet, "{.spec.template.spec.priorityClassName}", "high"},
+		{"", "ResourceQuota/spiderpool-agent", "{.spec}", `{"hard":{"pods":"1G"},"scopeSelector":{"matchExpressions":[{"operator":"In","scopeName":"PriorityClass","values":["system-node-critical"]}]}}`},
+		{"spiderpoolAgent.priorityClassName=system-cluster-critical", "ResourceQuota/spiderpool-agent", "{..values[*]}", "system-cluster-critical"},
+		{"", daemonSet, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux"}`},
+		{"spiderpoolAgent.nodeSelector.rack=a", daemonSet, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux","rack":"a"}`},
+		{"", daemonSet, "{.spec.template.spec.tolerations}", `[{"operator":"Exists"}]`},
+		{"spiderpoolAgent.tolerations[0].key=a", daemonSet, "{.spec.template.spec.tolerations}", `[{"key":"a"}]`},
+		{"spiderpoolAgent.tolerations=null", daemonSet, "{.spec.template.spec.tolerations}", ""},
 		{"", daemonSet, "{.spec.template.spec.affinity}", ""},
 		{"spiderpoolAgent.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone", daemonSet, "{..topologyKey}", "zone"},
-		{"", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml"},
-		{"spiderpoolAgent.extraArgs={--a,--b=c}", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --a --b=c"},
+		{"", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --cni-bin-dir=/host/opt/cni/bin"},
+		{"spiderpoolAgent.extraArgs={--a,--b=c}", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --cni-bin-dir=/host/opt/cni/bin --a --b=c"},
 		{"spiderpoolAgent.extraEnv[0].name=A,spiderpoolAgent.extraEnv[0].value=b", daemonSet, env("A"), "b"},
 		{"spiderpoolAgent.extraVolumes[0].name=v,spiderpoolAgent.extraVolumes[0].hostPath.path=/v", daemonSet, volume("v"), "/v"},
 		{"spiderpoolAgent.extraVolumeMounts[0].name=socket,spiderpoolAgent.extraVolumeMounts[0].mountPath=/v", daemonSet, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
@@ -188,8 +199,9 @@ func TestValues(t *testing.T) {
 		{"spiderpoolAgent.podLabels.a=b", daemonSet, "{.spec.template.metadata.labels.a}", "b"},
 		{"", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":"1000m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
 		{"spiderpoolAgent.resources.limits.cpu=2,spiderpoolAgent.resources.limits.memory=1Gi,spiderpoolAgent.resources.requests.cpu=1m,spiderpoolAgent.resources.requests.memory=1Mi", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":2,"memory":"1Gi"},"requests":{"cpu":"1m","memory":"1Mi"}}`},
-		{"", daemonSet, "{" + agent + ".securityContext}", `{"capabilities":{"add":["SYS_ADMIN","NET_RAW"],"drop":["ALL"]},"readOnlyRootFilesystem":true}`},
-		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{" + agent + ".securityContext}", `{"privileged":true}`},
+		{"", daemonSet, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE","SYS_ADMIN"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
+		{"", daemonSet, "{" + install + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
+		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{..securityContext}", `{"privileged":true} {"privileged":true}`},
 
 		{"", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].name} {` + agent + `.ports[*].containerPort}`, "5710 health 5710"},
 		{"spiderpoolAgent.healthChecking.port=6", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].containerPort}`, "6 6"},
@@ -210,6 +222,7 @@ func TestValues(t *testing.T) {
 		{"spiderpoolAgent.debug.logLevel=debug", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
 		{"", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "5712"},
 		{"spiderpoolAgent.debug.gopsPort=6", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "6"},
+		{"spiderpoolAgent.debug.gopsPort=0", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "0"},
 	} {
 		t.Run(tt.set+" "+tt.path, func(t *testing.T) {
 			got, err := template(t, "--set="+tt.set)
@@ -230,14 +243,13 @@ func TestAgentPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		"{.spec.template.spec.hostNetwork}":                    "true",
-		"{.spec.template.spec.tolerations}":                    `[{"operator":"Exists"}]`,
-		"{.spec.template.spec.enableServiceLinks}":             "false",
-		"{.spec.template.spec.initContainers[0].args[*]}":      "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin",
-		"{.spec.template.spec.initContainers[0].volumeMounts}": `[{"mountPath":"/host/opt/cni/bin","name":"cni-bin"}]`,
-		"{" + agent + ".env[*].valueFrom.fieldRef.fieldPath}":  "spec.nodeName metadata.name metadata.namespace",
-		"{" + agent + ".env[*].name}":                          "SPIDERPOOL_NODE_NAME SPIDERPOOL_POD_NAME SPIDERPOOL_POD_NAMESPACE SPIDERPOOL_LOG_LEVEL SPIDERPOOL_HEALTH_PORT SPIDERPOOL_ENABLED_METRIC SPIDERPOOL_METRIC_HTTP_PORT SPIDERPOOL_GOPS_LISTEN_PORT GOPS_CONFIG_DIR",
-		"{" + agent + ".volumeMounts}": `[{"mountPath":"/tmp/spiderpool/config-map","name":"config-path","readOnly":true},{"mountPath":"/var/run/spidernet","name":"socket"},{"mountPath":"/tmp","name":"tmp"},` +
+		"{.spec.template.spec.hostNetwork}":                   "true",
+		"{.spec.template.spec.enableServiceLinks}":            "false",
+		"{" + install + ".args[*]}":                           "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin --socket=/var/run/spidernet/spiderpool.sock",
+		"{" + install + ".volumeMounts}":                      `[{"mountPath":"/host/opt/cni/bin","name":"cni-bin"}]`,
+		"{" + agent + ".env[*].valueFrom.fieldRef.fieldPath}": "spec.nodeName metadata.name metadata.namespace",
+		"{" + agent + ".env[*].name}":                         "SPIDERPOOL_NODE_NAME SPIDERPOOL_POD_NAME SPIDERPOOL_POD_NAMESPACE SPIDERPOOL_LOG_LEVEL SPIDERPOOL_HEALTH_PORT SPIDERPOOL_ENABLED_METRIC SPIDERPOOL_METRIC_HTTP_PORT SPIDERPOOL_GOPS_LISTEN_PORT",
+		"{" + agent + ".volumeMounts}": `[{"mountPath":"/tmp/spiderpool/config-map","name":"config-path","readOnly":true},{"mountPath":"/var/run/spidernet","name":"socket"},{"mountPath":"/tmp","name":"tmp"},{"mountPath":"/host/opt/cni/bin","name":"cni-bin"},` +
 			`{"mountPath":"/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true},{"mountPath":"/var/run/netns","mountPropagation":"HostToContainer","name":"netns","readOnly":true}]`,
 		volume("netns"): "/run/netns",
 	} {
@@ -262,20 +274,29 @@ func TestWhatIsRendered(t *testing.T) {
 		"FlowSchema/spiderpool-claims", "PriorityLevelConfiguration/spiderpool-claims",
 		"ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io", "ValidatingAdmissionPolicyBinding/spiderips.spiderpool.spidernet.io",
 	}, crds...)
+	const account, quota = "ServiceAccount/spiderpool-agent", "ResourceQuota/spiderpool-agent"
+	const metrics, monitor = "Service/spiderpool-agent", "ServiceMonitor/spiderpool-agent"
 	for _, tt := range []struct {
-		set  string
+		args string
 		more []string
 	}{
-		{"", []string{"ServiceAccount/spiderpool-agent"}},
-		{"spiderpoolAgent.serviceAccount.create=false", nil},
-		{"spiderpoolAgent.prometheus.enabled=true", []string{"ServiceAccount/spiderpool-agent", "Service/spiderpool-agent"}},
-		{"spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{"ServiceAccount/spiderpool-agent"}},
-		{"spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{"ServiceAccount/spiderpool-agent", "Service/spiderpool-agent", "ServiceMonitor/spiderpool-agent"}},
-		// Values of former and later charts must not be in the way.
-		{"spiderpoolController.replicas=2,clusterDefaultPool.installIPv4IPPool=true,feature.gc.enabled=true,ipam.spiderSubnet.enable=true,spiderpoolAgent.tolerations=null,multus.enabled=false", []string{"ServiceAccount/spiderpool-agent"}},
+		{"", []string{account, quota}},
+		{"--namespace=kube-system", []string{account}},
+		{"--set=spiderpoolAgent.priorityClassName=high", []string{account}},
+		{"--set=spiderpoolAgent.priorityClassName=", []string{account}},
+		{"--set=spiderpoolAgent.serviceAccount.create=false", []string{quota}},
+		{"--set=spiderpoolAgent.prometheus.enabled=true", []string{account, quota, metrics}},
+		{"--set=spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{account, quota}},
+		{"--set=spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{account, quota, metrics, monitor}},
+		{"--values=testdata/existing.yaml", []string{account, quota}},
+		// As existing manuals install.
+		{"--set=spiderpoolController.tls.method=provided,spiderpoolController.tls.provided.tlsCert=YQ==,spiderpoolController.tls.provided.tlsKey=YQ==,spiderpoolController.tls.provided.tlsCa=YQ==,feature.enableIPv4=true,feature.enableIPv6=true," +
+			"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.installIPv6IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200}," +
+			"clusterDefaultPool.ipv6Subnet=fd00::/112,clusterDefaultPool.ipv6IPRanges={fd00::10-fd00::200}", []string{account, quota}},
+		{"--set=ipam=null,feature.gc=null,clusterDefaultPool=null,spiderpoolController=null,global.cniBinHostPath=null,spiderpoolAgent.httpPort=null,spiderpoolAgent.nodeSelector=null", []string{account, quota}},
 	} {
-		t.Run(tt.set, func(t *testing.T) {
-			got, err := template(t, "--set="+tt.set)
+		t.Run(tt.args, func(t *testing.T) {
+			got, err := template(t, strings.Fields(tt.args)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -338,6 +359,20 @@ func TestRefusedValues(t *testing.T) {
 		{"feature.enableIpv4=false", "enableIpv4"},
 		{"ipam.enableStatefulset=false", "enableStatefulset"},
 		{"feature.enableIPv4=maybe", "/feature/enableIPv4"},
+		{"featur.enableIPv4=true", "featur"},
+		{"global.ipamUnixSocketHostPath=/run/a.sock", "unknown value global.ipamUnixSocketHostPath"},
+		{"global.ipamUNIXSocketHostPath=/opt/a.sock", "/global/ipamUNIXSocketHostPath"},
+		{"feature.gc.GcEvictedPod.enabled=true", "GcEvictedPod"},
+		{"ipam.gc.gcall.intervalInSecond=1", "gcall"},
+		{"clusterDefaultPool.ipv4Ranges={a}", "ipv4Ranges"},
+		{"spiderpoolAgent.nodeSelectr.a=b", "nodeSelectr"},
+		{"spiderpoolAgent.image.tags=v1", "tags"},
+		{"spiderpoolAgent.healthChecking.livenessProbe.timeout=1", "timeout"},
+		{"spiderpoolAgent.healthChecking.port=0", "/spiderpoolAgent/healthChecking/port"},
+		{"spiderpoolAgent.debug.gopsPort=65536", "/spiderpoolAgent/debug/gopsPort"},
+		{"spiderpoolAgent.prometheus.serviceMonitor.enabled=true", "enabled"},
+		{"spiderpoolController.tls.provided.cert=a", "cert"},
+		{"multus.enabled=true", "multus"},
 		{"feature.networkMode=sdn", "/feature/networkMode"},
 		{"spiderpoolAgent.debug.logLevel=loud", "/spiderpoolAgent/debug/logLevel"},
 	} {
@@ -347,6 +382,78 @@ func TestRefusedValues(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestChartOfCharts: as part of another chart this one shares "global" with others, and only that.
+func TestChartOfCharts(t *testing.T) {
+	parent := t.TempDir()
+	if err := os.CopyFS(filepath.Join(parent, "charts", "spiderpool"), os.DirFS("spiderpool")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(parent, "Chart.yaml"), []byte("{apiVersion: v2, name: parent, version: 1.0.0}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := helm(t, "template", parent, "--set=global.others=x"); err != nil {
+		t.Error(err)
+	}
+	if _, err := helm(t, "template", parent, "--set=spiderpool.others=x"); err == nil || !strings.Contains(err.Error(), "others") {
+		t.Errorf("error %v, want one that names others", err)
+	}
+}
+
+// TestNotes: what is known and not served is told, by name and without its value, and nothing else is.
+func TestNotes(t *testing.T) {
+	const (
+		broken      = "WARNING: these values are on, and this version does not keep what they promise:"
+		statefulSet = "  enableStatefulSet: pods of a StatefulSet get new addresses when they are made anew"
+		idle        = "These values are known and have no effect in this version:"
+		pools       = "no pools are made; make them as in 1"
+		collection  = "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
+	)
+	for _, tt := range []struct {
+		set  string
+		want []string
+	}{
+		{"", []string{broken, statefulSet}},
+		{"feature.enableStatefulSet=false", nil},
+		{"ipam.enableStatefulSet=false,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=false,ipam.enableGatewayDetection=false", nil},
+		{"ipam.enableKubevirtStaticIP=true", []string{broken, "  enableKubevirtStaticIP: virtual machines get new addresses when they restart or migrate", statefulSet}},
+		{"ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true,feature.enableStatefulSet=false", []string{
+			broken, "  enableGatewayDetection: a pod starts though its gateway may not answer",
+			"  enableIPConflictDetection: a pod gets its address though another machine may use it",
+		}},
+		{"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200}", []string{broken, statefulSet, idle, "  clusterDefaultPool: " + pools}},
+		{"feature.enableStatefulSet=false,spiderpoolController.tls.provided.tlsKey=secret", []string{idle, "  spiderpoolController: there is no controller yet"}},
+		{"feature.enableStatefulSet=false,spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  feature.gc: " + collection, "  spiderpoolInit: " + pools}},
+		{"feature.enableStatefulSet=false,ipam.gc.enabled=true,ipam.spiderSubnet.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
+			idle, "  ipam.enableCleanOutdatedEndpoint: a SpiderEndpoint goes with its pod", "  ipam.gc: " + collection,
+			"  ipam.spiderSubnet: no pools are made for applications yet",
+		}},
+		{"feature.enableStatefulSet=false,global.clusterDnsDomain=x,spiderpoolAgent.prometheus.prometheusRule.install=true,spiderpoolAgent.prometheus.enabledDebugMetric=true", []string{
+			idle, "  global.clusterDnsDomain: nothing needs the name of a Service yet",
+			"  spiderpoolAgent.prometheus.enabledDebugMetric: there are no metrics of single pools yet",
+			"  spiderpoolAgent.prometheus.prometheusRule: no alerts are brought yet",
+		}},
+	} {
+		t.Run(tt.set, func(t *testing.T) {
+			_, rest, _ := strings.Cut(notes(t, tt.set), "Removing this chart leaves")
+			_, rest, _ = strings.Cut(rest, "\n")
+			got := strings.FieldsFunc(rest, func(r rune) bool { return r == '\n' })
+			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// notes is what helm says at the end of an installation.
+func notes(t *testing.T, set string) string {
+	t.Helper()
+	out, err := helm(t, "install", "sp", "spiderpool", "--dry-run=client", "--set="+set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func TestAgentRole(t *testing.T) {

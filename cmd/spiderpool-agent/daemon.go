@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/go-logr/logr"
-	gops "github.com/google/gops/agent"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -58,20 +58,22 @@ func daemon(ctx context.Context, configPath, kubeconfig string) error {
 	for _, name := range append(conf.NoEffect, env.NoEffect...) {
 		log.Info("a setting has no effect in this version", "name", name)
 	}
+	if len(conf.NotYet) > 0 {
+		log.Warn("settings are on that this version does not keep yet: do not rely on them, switch them off", "settings", conf.NotYet)
+	}
 	a, stop, err := build(conf, env, kubeconfig, log)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	if err := gops.Listen(gops.Options{Addr: local(env.GopsPort)}); err != nil {
-		return fmt.Errorf("listen for gops: %w", err)
-	}
-	defer gops.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, env.HealthPort, a.Health()) })
+	group.Go(func() error { return serveHTTP(ctx, everywhere(env.HealthPort), a.Health()) })
 	if env.EnabledMetric {
-		group.Go(func() error { return serveHTTP(ctx, env.MetricPort, a.Metrics()) })
+		group.Go(func() error { return serveHTTP(ctx, everywhere(env.MetricPort), a.Metrics()) })
+	}
+	if env.GopsPort != 0 {
+		group.Go(func() error { return serveHTTP(ctx, local(env.GopsPort), profiles()) })
 	}
 	return group.Wait()
 }
@@ -122,14 +124,26 @@ func logger(level slog.Level) *slog.Logger {
 	return log
 }
 
-func serveHTTP(ctx context.Context, port int, handler http.Handler) error {
-	server := &http.Server{Addr: ":" + strconv.Itoa(port), Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+func serveHTTP(ctx context.Context, address string, handler http.Handler) error {
+	server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve port %d: %w", port, err)
+		return fmt.Errorf("serve %s: %w", address, err)
 	}
 	return nil
 }
 
+func everywhere(port int) string { return ":" + strconv.Itoa(port) }
+
 func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// profiles shows what the process does, and lets nobody change how it does it: whoever is on the node's network reaches
+// the port, and an agent by the protocol of gops would let them switch the garbage collector off.
+func profiles() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}

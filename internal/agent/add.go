@@ -37,7 +37,7 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 }
 
 func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Reply, error) {
-	k := lease.Key{Container: r.ContainerID, Interface: r.Interface}
+	k := r.Key()
 	a.deleteAsNoted(k)
 	r.Deadline = a.leases.FirstAdd(k.Container).Add(a.durations.Wait)
 	ctx, leave, err := a.leases.Admit(ctx, k, r.Came.Add(-r.Age))
@@ -167,7 +167,7 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 		}
 		grants = append(grants, g)
 	}
-	a.releaseOthers(ctx, r.Holding(), grants)
+	a.releaseOthers(ctx, r, grants)
 	for _, g := range grants {
 		g.Lease.Told, g.Lease.Owned = lease.Yes, true
 	}
@@ -193,11 +193,11 @@ func (a *Agent) takeBack(ctx context.Context, r *allocation.Request, had []*leas
 }
 
 // releaseOthers releases what the interface holds beside what it is given, if nothing bears it.
-func (a *Agent) releaseOthers(ctx context.Context, i *lease.Interface, grants []*allocation.Grant) {
-	for _, l := range i.Leases() {
+func (a *Agent) releaseOthers(ctx context.Context, r *allocation.Request, grants []*allocation.Grant) {
+	for _, l := range r.Holding().Leases() {
 		given := slices.ContainsFunc(grants, func(g *allocation.Grant) bool { return g.Lease == l })
-		if !given && l.Held() && a.leases.Silent(l) {
-			a.allocation.PutBack(ctx, i, l)
+		if !given && l.Held() && a.leases.Silent(l, r.Key()) {
+			a.allocation.PutBack(ctx, r.Holding(), l)
 		}
 	}
 }

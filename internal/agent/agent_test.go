@@ -82,8 +82,8 @@ func TestAddAndDel(t *testing.T) {
 	}
 }
 
-// TestRepeat: the same ADD again is answered from memory; a new sandbox takes
-// the address over; then the late DEL of the old one frees nothing.
+// TestRepeat: the same ADD again is answered from memory, once the ledger says that it stands; a new sandbox takes the
+// address over when the old one is gone; then the late DEL of the old one frees nothing.
 func TestRepeat(t *testing.T) {
 	c := newCluster(t)
 	writes := &counter{}
@@ -93,9 +93,10 @@ func TestRepeat(t *testing.T) {
 	first := n.add(p, "old")
 	c.endpoint(p, first[0])
 	writes.reset()
-	if again := n.add(p, "old"); !slices.Equal(again, first) || writes.String() != "" {
+	if again := n.add(p, "old"); !slices.Equal(again, first) || writes.String() != "get SpiderIP 1" {
 		t.Errorf("repeated: %v after %v, requests %s", again, first, writes)
 	}
+	n.endNetns("old")
 	if again := n.add(p, "new"); !slices.Equal(again, first) {
 		t.Errorf("new sandbox: %v, had %v", again, first)
 	}
@@ -126,6 +127,7 @@ func TestRequests(t *testing.T) {
 	want := "create SpiderEndpoint 1, create SpiderIP 2, get SpiderIPPool 2"
 	c.eventually("ADD costs "+want, func() bool { return requests.String() == want })
 	requests.reset()
+	n.endNetns("one")
 	n.add(p, "two")
 	want = "get SpiderIPPool 2, update SpiderIP 2"
 	if got := requests.String(); got != want {
@@ -360,6 +362,7 @@ func TestRestart(t *testing.T) {
 	if _, err := n.call(wire.VerbCheck, stays, "s", "eth0"); err != nil {
 		t.Errorf("CHECK: %v", err)
 	}
+	n.endNetns("s")
 	if got := n.add(stays, "s2"); !slices.Equal(got, kept) {
 		t.Errorf("got %v, had %v", got, kept)
 	}
@@ -367,6 +370,7 @@ func TestRestart(t *testing.T) {
 	// While nobody looked, the pool lost the address of a pod: its next sandbox gets another.
 	c.edit(p4, func(p *v2beta1.SpiderIPPool) { p.Spec.ExcludeIPs = []string{strings.TrimSuffix(had[0], "/24")} })
 	n.restart()
+	n.endNetns("m")
 	if got := n.add(moves, "m2"); slices.Equal(got, had) {
 		t.Errorf("got %v, which the pool excludes", got)
 	}

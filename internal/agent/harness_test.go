@@ -24,7 +24,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -220,7 +219,7 @@ type node struct {
 func quick() timing.Durations {
 	d := timing.Production()
 	d.Wait, d.Release, d.Settle, d.Notes, d.Rescan = time.Second, 100*time.Millisecond, 2*time.Second, 500*time.Millisecond, 0
-	d.Look, d.List, d.Stop = 300*time.Millisecond, time.Hour, 0
+	d.Look, d.List, d.Stop = time.Hour, time.Hour, 0
 	return d
 }
 
@@ -255,20 +254,18 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	watch.QPS = -1
 	if n.transport != nil {
 		watch.Wrap(n.transport)
 	}
-	live := rest.CopyConfig(watch)
-	live.Timeout = 10 * time.Second
-	c, err := client.NewWithWatch(live, client.Options{Scheme: apiclient.Scheme()})
+	clients, err := apiclient.New(watch)
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	c := clients.Live
 	for _, f := range faults {
 		c = interceptor.NewClient(c, f)
 	}
-	w, err := facts.New(watch, c, n.name)
+	w, err := facts.New(clients.Watch, c, n.name)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -460,6 +460,9 @@ func TestRequestedAnother(t *testing.T) {
 				want = "10.1.0.10 n1/web eth0 web\n" + want
 			}
 			p := n.occupy("web", "v4|", asking("10.1.0.10"), in)
+			if !alive {
+				n.endNetns("web")
+			}
 			if got := n.add(p, "two", asking("10.1.0.11")); got[0] != "10.1.0.11/24" {
 				t.Errorf("got %v", got)
 			}

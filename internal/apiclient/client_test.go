@@ -282,7 +282,7 @@ func TestDeadConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := c.Get(s.URL)
+	resp, err := c.Get(s.URL) //nolint:bodyclose // by the defer below
 	if err != nil {
 		t.Fatal(err)
 	}

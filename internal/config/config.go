@@ -57,6 +57,9 @@ type Config struct {
 
 	// NoEffect lists the keys in the file that decide nothing in this product, each as "key: why". Log it at start.
 	NoEffect []string
+	// NotYet lists the promises that are switched on, in the file or by default, and that this version does not keep, each
+	// as "key: what happens instead". Warn of it at start: somebody relies on them.
+	NotYet []string
 }
 
 const (
@@ -140,7 +143,27 @@ func Parse(data []byte) (Config, error) {
 			c.NoEffect = append(c.NoEffect, key+": "+why)
 		}
 	}
+	c.NotYet = c.notYet()
 	return c, nil
+}
+
+// notYet leaves a line for each switch of Config that promises what is not built. The line goes when the step is done.
+func (c *Config) notYet() (lines []string) {
+	for _, promise := range []struct {
+		on   bool
+		line string
+	}{
+		{c.EnableStatefulSet, "enableStatefulSet: pods of a StatefulSet get new addresses when they are made anew"},
+		{c.EnableKubevirtStaticIP, "enableKubevirtStaticIP: virtual machines get new addresses when they restart or migrate"},
+		{c.EnableIPConflictDetection, "enableIPConflictDetection: a pod gets its address though another machine may use it"},
+		{c.EnableGatewayDetection, "enableGatewayDetection: a pod starts though its gateway may not answer"},
+		{c.EnableValidatingResourcesDeletedWebhook, "enableValidatingResourcesDeletedWebhook: pools and subnets can be deleted while they are in use"},
+	} {
+		if promise.on {
+			lines = append(lines, promise.line)
+		}
+	}
+	return lines
 }
 
 // read hands the values of tree to their readers. prefix is the path of tree, empty or with a dot at its end.

@@ -24,8 +24,8 @@ type Agent struct {
 	PodNamespace, PodName string
 	// NodeName (SPIDERPOOL_NODE_NAME, required) is the Node that this agent serves.
 	NodeName string
-	// HealthPort (SPIDERPOOL_HEALTH_PORT, default 5710), MetricPort (SPIDERPOOL_METRIC_HTTP_PORT, default 5711) and
-	// GopsPort (SPIDERPOOL_GOPS_LISTEN_PORT, default 5712) are TCP ports, 1 to 65535.
+	// HealthPort (SPIDERPOOL_HEALTH_PORT, default 5710) and MetricPort (SPIDERPOOL_METRIC_HTTP_PORT, default 5711) are TCP
+	// ports, 1 to 65535. GopsPort (SPIDERPOOL_GOPS_LISTEN_PORT, default 5712) is one, or 0: no profiles are served.
 	HealthPort, MetricPort, GopsPort int
 	// MultusClusterNetwork (MULTUS_CLUSTER_NETWORK, default empty) is the network attachment definition, "namespace/name"
 	// or "name", of the first interface of pods without the annotation v1.multus-cni.io/default-network.
@@ -46,7 +46,7 @@ type Controller struct {
 	PodNamespace, PodName string
 	// HealthPort (SPIDERPOOL_HEALTH_PORT, default 5720), MetricPort (SPIDERPOOL_METRIC_HTTP_PORT, default 5721),
 	// WebhookPort (SPIDERPOOL_WEBHOOK_PORT, default 5722) and GopsPort (SPIDERPOOL_GOPS_LISTEN_PORT, default 5724) are TCP
-	// ports, 1 to 65535.
+	// ports, 1 to 65535; GopsPort may be 0 as in Agent.
 	HealthPort, MetricPort, WebhookPort, GopsPort int
 
 	GC     GC
@@ -101,9 +101,9 @@ func (a *Agent) variables() []variable {
 		{"SPIDERPOOL_POD_NAMESPACE", "", text(&a.PodNamespace)},
 		{"SPIDERPOOL_POD_NAME", "", text(&a.PodName)},
 		{"SPIDERPOOL_NODE_NAME", "", nodeName(&a.NodeName)},
-		{"SPIDERPOOL_HEALTH_PORT", "5710", port(&a.HealthPort)},
-		{"SPIDERPOOL_METRIC_HTTP_PORT", "5711", port(&a.MetricPort)},
-		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5712", port(&a.GopsPort)},
+		{"SPIDERPOOL_HEALTH_PORT", "5710", port(&a.HealthPort, 1)},
+		{"SPIDERPOOL_METRIC_HTTP_PORT", "5711", port(&a.MetricPort, 1)},
+		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5712", port(&a.GopsPort, 0)},
 		{"MULTUS_CLUSTER_NETWORK", "", text(&a.MultusClusterNetwork)},
 	}
 }
@@ -115,10 +115,10 @@ func (c *Controller) variables() []variable {
 		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", boolean(&c.EnabledDebugMetric)},
 		{"SPIDERPOOL_POD_NAMESPACE", "", text(&c.PodNamespace)},
 		{"SPIDERPOOL_POD_NAME", "", text(&c.PodName)},
-		{"SPIDERPOOL_HEALTH_PORT", "5720", port(&c.HealthPort)},
-		{"SPIDERPOOL_METRIC_HTTP_PORT", "5721", port(&c.MetricPort)},
-		{"SPIDERPOOL_WEBHOOK_PORT", "5722", port(&c.WebhookPort)},
-		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5724", port(&c.GopsPort)},
+		{"SPIDERPOOL_HEALTH_PORT", "5720", port(&c.HealthPort, 1)},
+		{"SPIDERPOOL_METRIC_HTTP_PORT", "5721", port(&c.MetricPort, 1)},
+		{"SPIDERPOOL_WEBHOOK_PORT", "5722", port(&c.WebhookPort, 1)},
+		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5724", port(&c.GopsPort, 0)},
 		{"SPIDERPOOL_GC_IP_ENABLED", "true", boolean(&c.GC.Enabled)},
 		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "true", boolean(&c.GC.TerminatingOnReadyNode)},
 		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED", "true", boolean(&c.GC.TerminatingOnNotReadyNode)},
@@ -146,7 +146,7 @@ const (
 // reason.
 var variablesWithoutEffect = map[string]string{
 	"SPIDERPOOL_ENABLED_RDMA_METRIC":                      noRDMA,
-	"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS":            "profiles are fetched through the gops port, none are pushed",
+	"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS":            "profiles are fetched from the port SPIDERPOOL_GOPS_LISTEN_PORT, none are pushed",
 	"SPIDERPOOL_ENABLED_RELEASE_CONFLICT_IPS":             "an address found in conflict is always quarantined and another one taken",
 	"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS":                 "a pool may have any number of addresses in use",
 	"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND":          "the agent is woken when an automatic pool is there",
@@ -333,8 +333,8 @@ func nodeName(p *string) func(string) error {
 	}
 }
 
-func port(p *int) func(string) error {
-	return func(s string) (err error) { *p, err = wholeNumber(s, 1, 65535); return err }
+func port(p *int, lowest int) func(string) error {
+	return func(s string) (err error) { *p, err = wholeNumber(s, lowest, 65535); return err }
 }
 
 func seconds(p *time.Duration, lowest int) func(string) error {

@@ -63,6 +63,7 @@ func TestAgentFromEnv(t *testing.T) {
 		"defaults":             {[]string{node}, agentDefaults},
 		"others are not ours":  {[]string{node, "PATH=/bin", "HOME=", "KUBERNETES_PORT=tcp://10.96.0.1:443", "=odd", "odd"}, agentDefaults},
 		"empty means default":  {[]string{node, "SPIDERPOOL_HEALTH_PORT=", "SPIDERPOOL_LOG_LEVEL=", "SPIDERPOOL_ENABLED_METRIC="}, agentDefaults},
+		"no gops":              {[]string{node, "SPIDERPOOL_GOPS_LISTEN_PORT=0"}, Agent{LogLevel: slog.LevelInfo, NodeName: "worker-1", HealthPort: 5710, MetricPort: 5711}},
 		"the controller's own": {[]string{node, "SPIDERPOOL_WEBHOOK_PORT=none", "SPIDERPOOL_GC_IP_ENABLED=true"}, agentDefaults},
 		"everything else": {
 			[]string{
@@ -139,7 +140,8 @@ func TestEnvironmentRefuses(t *testing.T) {
 		{controller, "SPIDERPOOL_UNSET=", "unknown variable SPIDERPOOL_UNSET"},
 		{agent, "SPIDERPOOL_HEALTH_PORT=0", `SPIDERPOOL_HEALTH_PORT is "0": want a whole number from 1 to 65535`},
 		{agent, "SPIDERPOOL_METRIC_HTTP_PORT=65536", `SPIDERPOOL_METRIC_HTTP_PORT is "65536": want a whole number from 1 to 65535`},
-		{agent, "SPIDERPOOL_GOPS_LISTEN_PORT=tcp://10.96.0.1:1", `is "tcp://10.96.0.1:1": want a whole number`},
+		{agent, "SPIDERPOOL_GOPS_LISTEN_PORT=tcp://10.96.0.1:1", `is "tcp://10.96.0.1:1": want a whole number from 0 to 65535`},
+		{controller, "SPIDERPOOL_GOPS_LISTEN_PORT=-1", `is "-1": want a whole number from 0 to 65535`},
 		{agent, "SPIDERPOOL_LOG_LEVEL=verbose", `SPIDERPOOL_LOG_LEVEL is "verbose": want debug, info, warn, error, fatal or panic`},
 		{agent, "SPIDERPOOL_ENABLED_METRIC=on", `SPIDERPOOL_ENABLED_METRIC is "on": want true or false`},
 		{controller, "SPIDERPOOL_WEBHOOK_PORT=x", `SPIDERPOOL_WEBHOOK_PORT is "x"`},

@@ -1,8 +1,8 @@
 package ctl
 
 import (
+	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
@@ -20,11 +19,7 @@ import (
 func open(t *testing.T) client.Client {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
+	apiserver.InstallProduct(t, server)
 	scheme := apiclient.Scheme()
 	if err := appsv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
@@ -36,7 +31,7 @@ func open(t *testing.T) client.Client {
 	return c
 }
 
-// install makes what of the chart Explain looks at.
+// installAgents makes what of the chart Explain looks at.
 func installAgents(t *testing.T, c client.Client, conf string) {
 	t.Helper()
 	labels := map[string]string{"a": "b"}
@@ -62,12 +57,18 @@ func node(t *testing.T, c client.Client) {
 	}
 }
 
+// create makes objects that go with the test: all tests share one API server, and run in any order.
 func create(t *testing.T, c client.Client, objects ...client.Object) {
 	t.Helper()
 	for _, o := range objects {
 		if err := c.Create(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			if err := c.Delete(context.Background(), o, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

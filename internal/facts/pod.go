@@ -17,6 +17,8 @@ var (
 	ErrNoPod = errors.New("no such pod")
 	// ErrOtherPod means that the pod of that name has another UID.
 	ErrOtherPod = errors.New("the pod of that name is another one")
+	// ErrOtherNode means that the pod runs on another node, whose agent serves it.
+	ErrOtherNode = errors.New("the pod is another node's")
 	// ErrNoMirror means that the mirror of a static pod is not there yet.
 	ErrNoMirror = errors.New("the mirror of the static pod is not there yet")
 )
@@ -48,13 +50,19 @@ func trimPod(o any) (any, error) {
 	}, nil
 }
 
+// arrival is a pod that ADDs wait for.
+type arrival struct {
+	event   chan struct{} // closed when the watch brings something of it
+	waiting int
+}
+
 func (w *Facts) podArrived(p *corev1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := client.ObjectKeyFromObject(p)
-	if arrived, ok := w.awaited[key]; ok {
+	if a, ok := w.awaited[key]; ok {
 		delete(w.awaited, key)
-		close(arrived)
+		close(a.event)
 	}
 }
 
@@ -64,7 +72,7 @@ func (w *Facts) podArrived(p *corev1.Pod) {
 //
 // For a static pod CNI gives the hash of its configuration; the pod object, its
 // mirror, bears that hash in an annotation. Errors: ErrNoPod, ErrOtherPod,
-// ErrNoMirror, or the API server's.
+// ErrOtherNode, ErrNoMirror, or the API server's.
 func (w *Facts) Pod(ctx context.Context, namespace, name, uid string) (*corev1.Pod, error) {
 	key := client.ObjectKey{Namespace: namespace, Name: name}
 	if uid != "" {
@@ -82,18 +90,20 @@ func (w *Facts) Pod(ctx context.Context, namespace, name, uid string) (*corev1.P
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoPod)
 	case err != nil:
 		return nil, fmt.Errorf("read pod %s: %w", key, err)
-	case uid == "" || is(p, uid):
-		return p, nil
-	case static:
+	case uid != "" && !is(p, uid) && static:
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
+	case uid != "" && !is(p, uid):
+		return nil, fmt.Errorf("pod %s has UID %s, the container runtime gave %s: %w", key, p.UID, uid, ErrOtherPod)
+	case p.Spec.NodeName != w.node:
+		return nil, fmt.Errorf("pod %s is bound to node %q, this is the agent of node %q: %w", key, p.Spec.NodeName, w.node, ErrOtherNode)
 	}
-	return nil, fmt.Errorf("pod %s has UID %s, the container runtime gave %s: %w", key, p.UID, uid, ErrOtherPod)
+	return p, nil
 }
 
 // CachedPod returns the pod of that name and UID if the watch has brought it.
 func (w *Facts) CachedPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
 	p := &corev1.Pod{}
-	if err := w.near.Get(ctx, key, p); err != nil || !is(p, uid) {
+	if !w.has(ofPods) || w.cache.Get(ctx, key, p) != nil || !is(p, uid) {
 		return nil
 	}
 	return p
@@ -116,43 +126,50 @@ func (w *Facts) Terminating(namespace, name, uid string) bool {
 	return p != nil && p.DeletionTimestamp != nil
 }
 
+// awaitPod gives the watch a moment to bring a pod; nil if it does not, or is
+// missing itself.
 func (w *Facts) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
 	late := time.NewTimer(podWait)
 	defer late.Stop()
-	for {
-		arrived := w.arrival(key)
-		if p := w.CachedPod(ctx, key, uid); p != nil {
+	for w.has(ofPods) {
+		a := w.expect(key)
+		p := w.CachedPod(ctx, key, uid)
+		over := p != nil
+		if !over {
+			select {
+			case <-a.event:
+			case <-late.C:
+				over = true
+			case <-ctx.Done():
+				over = true
+			}
+		}
+		w.unexpect(key, a)
+		if over {
 			return p
 		}
-		select {
-		case <-arrived:
-		case <-late.C:
-			w.forgetArrival(key, arrived)
-			return nil
-		case <-ctx.Done():
-			return nil
-		}
 	}
+	return nil
 }
 
-// arrival is closed at the next event of the pod.
-func (w *Facts) arrival(key client.ObjectKey) <-chan struct{} {
+// expect says that one more ADD waits for a pod; unexpect must follow.
+func (w *Facts) expect(key client.ObjectKey) *arrival {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	c, ok := w.awaited[key]
+	a, ok := w.awaited[key]
 	if !ok {
-		c = make(chan struct{})
-		w.awaited[key] = c
+		a = &arrival{event: make(chan struct{})}
+		w.awaited[key] = a
 	}
-	return c
+	a.waiting++
+	return a
 }
 
-// forgetArrival drops what nobody may ever close: a pod that never comes.
-// Another ADD that waits on it reads live at the end of its own wait.
-func (w *Facts) forgetArrival(key client.ObjectKey, arrived <-chan struct{}) {
+// unexpect forgets what nobody waits for: no event may ever come.
+func (w *Facts) unexpect(key client.ObjectKey, a *arrival) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.awaited[key] == arrived {
+	if a.waiting--; a.waiting == 0 && w.awaited[key] == a {
 		delete(w.awaited, key)
 	}
 }

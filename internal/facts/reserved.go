@@ -76,19 +76,52 @@ func reservedBy(o *v2beta1.SpiderReservedIP) reservation {
 func (w *Facts) Reserved() addr.Set {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.union()
+}
+
+// union is Reserved for who has the lock.
+func (w *Facts) union() addr.Set {
 	if w.stale {
 		var ranges []addr.Range
 		for _, r := range w.reserved {
 			ranges = slices.AppendSeq(ranges, r.set.Ranges())
 		}
 		w.allReserved, w.stale = addr.MakeSet(ranges...), false
+		w.unions++
 	}
 	return w.allReserved
 }
 
-// Gives is what a pool may give: its addresses but those that are reserved.
+// gives is what a version of a pool may give while a union of the reservations
+// counts.
+type gives struct {
+	pool  *pool.Pool
+	union int
+	set   addr.Set
+}
+
+// Gives is what a pool may give: its addresses but those that are reserved. Of
+// what is known of a pool it is computed once for each edit: an ADD must not
+// cost what the pool has ranges.
 func (w *Facts) Gives(p *pool.Pool) addr.Set {
-	return p.Addresses.Minus(p.Reserved).Minus(w.Reserved())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.union()
+	if g := w.gives[p.Name]; g.pool == p && g.union == w.unions {
+		return g.set
+	}
+	set := p.Addresses.Minus(p.Reserved).Minus(all)
+	if w.pools[p.Name].pool == p {
+		w.gives[p.Name] = gives{p, w.unions, set}
+	}
+	return set
+}
+
+// heardReserved reports whether the reservations are known at all.
+func (w *Facts) heardReserved() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.heard.IsZero()
 }
 
 // FreshReserved makes sure that Reserved is not older than two minutes: a watch

@@ -3,9 +3,6 @@ package facts
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,10 +10,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
@@ -25,77 +20,27 @@ import (
 
 const wait = 30 * time.Second
 
-// frost freezes the watch of the reservations: the connection stays, and
-// nothing comes any more.
-type frost struct {
-	next   http.RoundTripper
-	frozen atomic.Bool
-}
-
-func (f *frost) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := f.next.RoundTrip(r)
-	if err == nil && strings.Contains(r.URL.Path, "spiderreservedips") && r.URL.Query().Get("watch") != "" {
-		resp.Body = &frosty{ReadCloser: resp.Body, frost: f, over: r.Context().Done()}
-	}
-	return resp, err
-}
-
-type frosty struct {
-	io.ReadCloser
-	*frost
-	over <-chan struct{}
-}
-
-func (f *frosty) Read(b []byte) (int, error) {
-	n, err := f.ReadCloser.Read(b)
-	if f.frozen.Load() {
-		<-f.over
-		return 0, io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
 // TestFreshReserved: reservations that a watch brings are read by nobody; when
 // it has brought nothing for a time they are read once.
 func TestFreshReserved(t *testing.T) {
-	server := apiserver.ForTest(t)
-	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
+	server, live := serverWith(t)
 	var lists atomic.Int32
-	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: apiclient.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
 	counted := interceptor.NewClient(live, interceptor.Funcs{
 		List: func(ctx context.Context, c client.WithWatch, l client.ObjectList, opts ...client.ListOption) error {
 			lists.Add(1)
 			return c.List(ctx, l, opts...)
 		},
 	})
-	f := &frost{}
-	config := rest.CopyConfig(server.Config())
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		f.next = next
-		return f
-	})
+	valve := apiserver.NewValve(t, "spiderreservedips")
+	config := server.Config()
+	config.Wrap(valve.Wrap)
 	w, err := New(config, counted, "n1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	if !w.Synced(ctx) {
-		t.Fatal("no first list")
+	ctx := running(t, w)
+	if missing := w.Await(ctx, wait); len(missing) > 0 {
+		t.Fatalf("no first list of %v", missing)
 	}
 	reserve := func(name, ip string) {
 		o := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -114,7 +59,7 @@ func TestFreshReserved(t *testing.T) {
 	if err := w.FreshReserved(ctx); err != nil || lists.Load() != 0 {
 		t.Fatalf("error %v, %d LISTs though the watch works", err, lists.Load())
 	}
-	f.frozen.Store(true)
+	valve.Shut()
 	reserve("second", "10.1.0.2-10.1.0.9")
 	if err := w.FreshReserved(ctx); err != nil || lists.Load() != 0 || w.Reserved().String() != "10.1.0.1" {
 		t.Fatalf("error %v, %d LISTs, reserved %s: the watch was not frozen", err, lists.Load(), w.Reserved())
@@ -130,17 +75,14 @@ func TestFreshReserved(t *testing.T) {
 }
 
 func serverWith(t *testing.T) (*apiserver.Server, client.WithWatch) {
+	t.Helper()
 	server := apiserver.ForTest(t)
-	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
-	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: apiclient.Scheme()})
+	apiserver.InstallProduct(t, server)
+	clients, err := apiclient.New(server.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return server, live
+	return server, clients.Live
 }
 
 func running(t *testing.T, w *Facts) context.Context {
@@ -187,8 +129,8 @@ func TestSyncedKnowsTheReservations(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := running(t, w)
-	if !w.Synced(ctx) {
-		t.Fatal("no first list")
+	if missing := w.Await(ctx, wait); len(missing) > 0 {
+		t.Fatalf("no first list of %v", missing)
 	}
 	synced := time.Now()
 	if err := w.FreshReserved(ctx); err != nil {
@@ -226,8 +168,8 @@ func TestListDoesNotUndoTheWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := running(t, w)
-	if !w.Synced(ctx) {
-		t.Fatal("no first list")
+	if missing := w.Await(ctx, wait); len(missing) > 0 {
+		t.Fatalf("no first list of %v", missing)
 	}
 	if err := w.FreshReserved(ctx); err != nil {
 		t.Fatal(err)

@@ -6,15 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path/filepath"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
@@ -24,20 +19,12 @@ import (
 func open(t *testing.T) *Ledger {
 	t.Helper()
 	server := apiserver.ForTest(t)
-	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join("..", "..", "charts", "spiderpool", "files", "generated", "crds")}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(v2beta1.AddToScheme(scheme), metav1.AddMetaToScheme(scheme)); err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(server.Config(), client.Options{Scheme: scheme})
+	apiserver.InstallProduct(t, server)
+	clients, err := apiclient.New(server.Config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(c)
+	return New(clients.Live)
 }
 
 func entry(address, pool, node, container string) *v2beta1.SpiderIP {

@@ -33,41 +33,40 @@ type agent struct {
 	health            int // port
 }
 
-// startAgent starts an agent with its files in dir and ports of its own, and
-// with the chart's configuration but for the place of the socket. It ends with
-// this process at the latest.
-func startAgent(program, dir, node string, cfg *rest.Config, chart map[string]any) (*agent, error) {
-	a := &agent{node: node, dir: dir, socket: filepath.Join(dir, "spiderpool.sock")}
+// start starts the agent with its files in dir and ports of its own, and with
+// the chart's configuration but for the place of the socket. It ends with this
+// process at the latest.
+func (a *agent) start(program string, cfg *rest.Config, chart map[string]any) error {
 	kubeconfig, err := apiserver.Kubeconfig(cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	settings := maps.Clone(chart)
 	settings["ipamUnixSocketPath"] = a.socket
 	conf, err := yaml.Marshal(settings)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return err
 	}
 	for name, data := range map[string][]byte{"kubeconfig": kubeconfig, "conf.yml": conf} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			return nil, err
+		if err := os.WriteFile(filepath.Join(a.dir, name), data, 0o600); err != nil {
+			return err
 		}
 	}
 	ports, err := freePorts()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.health = ports[0]
 	a.Process, err = process.Start(process.Options{
-		Args: []string{program, "daemon", "--kubeconfig=" + filepath.Join(dir, "kubeconfig"), "--config-path=" + filepath.Join(dir, "conf.yml")},
-		Env: []string{"SPIDERPOOL_NODE_NAME=" + node, "SPIDERPOOL_HEALTH_PORT=" + strconv.Itoa(ports[0]),
+		Args: []string{program, "daemon", "--kubeconfig=" + filepath.Join(a.dir, "kubeconfig"), "--config-path=" + filepath.Join(a.dir, "conf.yml")},
+		Env: []string{"SPIDERPOOL_NODE_NAME=" + a.node, "SPIDERPOOL_HEALTH_PORT=" + strconv.Itoa(ports[0]),
 			"SPIDERPOOL_METRIC_HTTP_PORT=" + strconv.Itoa(ports[1]), "SPIDERPOOL_GOPS_LISTEN_PORT=" + strconv.Itoa(ports[2])},
-		Log: filepath.Join(dir, "agent.log"),
+		Log: filepath.Join(a.dir, "agent.log"),
 	})
-	return a, err
+	return err
 }
 
 // freePorts finds ports below the range from which the kernel gives ports to

@@ -59,7 +59,8 @@ func nothingIsLeft(t *testing.T) {
 	t.Cleanup(func() {
 		var left []string
 		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-			if left = append(children(t), files(t, dir)...); len(left) == 0 {
+			sockets, _ := filepath.Glob(fmt.Sprintf("/run/spiderpool-bench-%d-*", os.Getpid()))
+			if left = slices.Concat(children(t), files(t, dir), sockets); len(left) == 0 {
 				return
 			}
 		}

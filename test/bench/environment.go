@@ -20,7 +20,8 @@ import (
 
 // environment is what all contestants share. What it starts ends with stop.
 type environment struct {
-	dir     string // of all files
+	dir     string // of all files but sockets
+	sockets string // of those, below /run, where the plugin looks for them
 	netns   string
 	cluster *cluster
 	undo    []func(context.Context) error
@@ -31,6 +32,10 @@ func (e *environment) start(ctx context.Context, o options) (err error) {
 		return err
 	}
 	e.later(func(context.Context) error { return os.RemoveAll(e.dir) })
+	if e.sockets, err = os.MkdirTemp("/run", fmt.Sprintf("spiderpool-bench-%d-", os.Getpid())); err != nil {
+		return err
+	}
+	e.later(func(context.Context) error { return os.RemoveAll(e.sockets) })
 	if err := e.makeNetns(); err != nil {
 		return err
 	}
@@ -97,7 +102,7 @@ func (e *environment) contestants(ctx context.Context, o options) ([]contestant,
 			return nil, nil, err
 		}
 		p := &product{title: names[i], bin: bin, cluster: e.cluster, patience: o.patience,
-			dir: filepath.Join(e.dir, fmt.Sprint(i)), plugin: plugin{filepath.Join(bin, "spiderpool"), e.netns}}
+			dir: filepath.Join(e.dir, fmt.Sprint(i)), sockets: e.sockets, plugin: plugin{filepath.Join(bin, "spiderpool"), e.netns}}
 		e.later(p.stop)
 		if err := p.start(ctx, i, o.scenarios); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", p.title, err)

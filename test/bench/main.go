@@ -23,6 +23,7 @@
 // With -bin the programs of other checkouts are measured, beside each other in
 // one run: -bin old/_output/bin/amd64 -bin _output/bin/amd64. The chart is
 // always that of this checkout. The last line speaks of the last of them.
+// `make bench BASELINE=COMMIT` builds those of a commit and measures both.
 package main
 
 import (

@@ -14,7 +14,7 @@ import (
 
 // product is one build of ours: a plugin, and an agent on each of its nodes.
 type product struct {
-	title, bin, dir string
+	title, bin, dir, sockets string
 	plugin
 	cluster  *cluster
 	patience time.Duration
@@ -52,7 +52,8 @@ func (p *product) start(ctx context.Context, i int, scenarios []scenario) error 
 		if err != nil {
 			return err
 		}
-		a, err := startAgent(filepath.Join(p.bin, "spiderpool-agent"), filepath.Join(p.dir, node), node, cfg, p.cluster.conf)
+		a := &agent{node: node, dir: filepath.Join(p.dir, node), socket: filepath.Join(p.sockets, node+".sock")}
+		err = a.start(filepath.Join(p.bin, "spiderpool-agent"), cfg, p.cluster.conf)
 		if err != nil {
 			return err
 		}
@@ -124,7 +125,7 @@ func (p *product) sandboxes(ctx context.Context, s scenario) ([][]sandbox, error
 	out := make([][]sandbox, s.nodes)
 	for i, a := range agents {
 		conf, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": "bench", "ipam": map[string]any{
-			"type": "spiderpool", "ipam_unix_socket_path": a.socket, "log_file_path": filepath.Join(a.dir, "plugin.log"),
+			"type": "spiderpool", "ipam_unix_socket_path": a.socket, "log_level": "panic", // what fails is in the report
 			"default_ipv4_ippool": []string{p.pools[s.name]},
 		}})
 		if err != nil {

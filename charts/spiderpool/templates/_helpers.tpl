@@ -47,13 +47,13 @@ annotations:
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end -}}
 {{- end -}}
 
-{{- /* A switch of "feature" that may stand under "ipam" as well. Call: (list $ key) */ -}}
+{{- /* A switch of "feature" that may stand under "ipam" as well; empty if it stands nowhere. Call: (list $ key) */ -}}
 {{- define "spiderpool.feature" -}}
 {{- $values := (index . 0).Values -}}
 {{- $key := index . 1 -}}
 {{- $value := index (default dict $values.ipam) $key -}}
 {{- if kindIs "invalid" $value }}{{ $value = index $values.feature $key }}{{ end -}}
-{{- $value -}}
+{{- if not (kindIs "invalid" $value) }}{{ $value }}{{ end -}}
 {{- end -}}
 
 {{- define "spiderpool.cniBinHostPath" -}}
@@ -62,4 +62,67 @@ annotations:
 
 {{- define "spiderpool.agent.healthPort" -}}
 {{- default .Values.spiderpoolAgent.healthChecking.port .Values.spiderpoolAgent.httpPort -}}
+{{- end -}}
+
+{{- /* The securityContext of a container of the agent's pod. Call: (list $ capabilities)
+       On nodes with SELinux the host's directories are closed to every type but spc_t. DAC_OVERRIDE writes to a directory of
+       CNI plugins that another user owns, as some installers leave it. */ -}}
+{{- define "spiderpool.agent.securityContext" -}}
+{{- with (index . 0).Values.spiderpoolAgent.securityContext -}}
+{{- toYaml . -}}
+{{- else -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+seccompProfile: {type: RuntimeDefault}
+seLinuxOptions: {type: spc_t, level: s0}
+capabilities:
+  drop: [ALL]
+  add: {{ prepend (index . 1) "DAC_OVERRIDE" | toJson }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Refuses what values.schema.json cannot: in a chart of charts, "global" has the values of all. */ -}}
+{{- define "spiderpool.checkGlobal" -}}
+{{- $known := list "imageRegistryOverride" "nameOverride" "clusterDnsDomain" "commonAnnotations" "commonLabels" "ipamBinHostPath" "cniBinHostPath" "ipamUNIXSocketHostPath" "configName" -}}
+{{- range $key, $_ := .Values.global -}}
+{{- if and $.Chart.IsRoot (not (has $key $known)) -}}
+{{- fail (printf "unknown value global.%s: correct it or remove it; there are %s" $key (join ", " $known)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A line for each switch that is on and does nothing yet, as the agent warns of it. */ -}}
+{{- define "spiderpool.notYet" -}}
+{{- range $key, $instead := dict
+  "enableStatefulSet" "pods of a StatefulSet get new addresses when they are made anew"
+  "enableKubevirtStaticIP" "virtual machines get new addresses when they restart or migrate"
+  "enableIPConflictDetection" "a pod gets its address though another machine may use it"
+  "enableGatewayDetection" "a pod starts though its gateway may not answer" }}
+{{- if eq (include "spiderpool.feature" (list $ $key)) "true" }}
+  {{ $key }}: {{ $instead }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* A line for each value that is known from existing installations, is set, and is not served yet. */ -}}
+{{- define "spiderpool.noEffect" -}}
+{{- range $path, $why := dict
+  "clusterDefaultPool" "no pools are made; make them as in 1"
+  "feature.gc" "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
+  "global.clusterDnsDomain" "nothing needs the name of a Service yet"
+  "ipam.enableCleanOutdatedEndpoint" "a SpiderEndpoint goes with its pod"
+  "ipam.gc" "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
+  "ipam.spiderSubnet" "no pools are made for applications yet"
+  "spiderpoolAgent.prometheus.enabledDebugMetric" "there are no metrics of single pools yet"
+  "spiderpoolAgent.prometheus.prometheusRule" "no alerts are brought yet"
+  "spiderpoolController" "there is no controller yet"
+  "spiderpoolInit" "no pools are made; make them as in 1" }}
+{{- $value := $.Values }}
+{{- range splitList "." $path }}
+{{- $value = index (default dict $value) . }}
+{{- end }}
+{{- if $value }}
+  {{ $path }}: {{ $why }}
+{{- end }}
+{{- end }}
 {{- end -}}

@@ -124,6 +124,9 @@ func (r *Request) Unlock() {
 // Owner is the interface of the pod, as leases know it.
 func (r *Request) Owner() lease.Owner { return lease.Owner{PodUID: r.UID, Interface: r.Interface} }
 
+// Key is the attachment that asks.
+func (r *Request) Key() lease.Key { return lease.Key{Container: r.ContainerID, Interface: r.Interface} }
+
 // Holding is the interface with what it holds, nil if the ADD does not have it locked.
 func (r *Request) Holding() *lease.Interface { return r.iface }
 
@@ -272,7 +275,7 @@ func (a *Allocator) usable(r *Request, f pool.Family) (out []*lease.Lease) {
 		switch mine := l.Entry.Spec.ContainerID == r.ContainerID; {
 		case mine && l.Confirmed:
 			out = append(out, l)
-		case mine || a.leases.Silent(l):
+		case mine || a.leases.Silent(l, r.Key()):
 			others = append(others, l)
 		}
 	}

@@ -31,7 +31,7 @@ func (a *Allocator) confirm(ctx context.Context, r *Request, l *lease.Lease, f p
 		l.Confirmed = true
 		return v, nil
 	case err != nil && l.Owned: // it stays the pod's
-	case a.leases.Silent(l):
+	case a.leases.Silent(l, r.Key()):
 		a.PutBack(ctx, r.iface, l)
 	}
 	return v, err

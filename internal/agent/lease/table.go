@@ -223,11 +223,11 @@ func (l *Lease) Family() pool.Family { return pool.FamilyOf(AddressOf(l.Entry)) 
 
 func (l *Lease) unsettled() bool { return time.Now().Before(l.inDoubtUntil) }
 
-// Silent reports whether nothing bears the address any more: its container was never told it and is not about to be, or is
-// deleted, or its interface or network namespace is gone.
-func (t *Table) Silent(l *Lease) bool {
+// Silent reports to a container's call whether nothing else bears the address: its container was never told it, and no other
+// call is about to tell it, or is deleted, or its interface or network namespace is gone.
+func (t *Table) Silent(l *Lease, by Key) bool {
 	state := t.StateOf(l.Key())
-	return l.Told == No && state != Adding || state == Deleted || t.gone(l)
+	return l.Told == No && (state != Adding || l.Key() == by) || state == Deleted || t.gone(l)
 }
 
 // gone reports whether the interface that bears an address is gone. One that is missing in a namespace that is there counts
@@ -332,7 +332,7 @@ func (t *Table) Release(ctx context.Context, i *Interface, l *Lease) (freed bool
 	if errors.Is(err, ledger.ErrLost) {
 		bearer := l.Key()
 		if err = t.refresh(ctx, i, l); err == nil {
-			if l.Key() != bearer && !t.Silent(l) {
+			if l.Key() != bearer && !t.Silent(l, bearer) {
 				return false, nil // a write without an answer happened after all: it is another container's
 			}
 			err = t.ledger.Release(ctx, l.Entry)

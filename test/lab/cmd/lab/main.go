@@ -100,13 +100,17 @@ func status(name *string) *cobra.Command {
 
 func run(name *string) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "exec NODE COMMAND...", Short: "Run a command on a node", Args: cobra.MinimumNArgs(2), DisableFlagsInUseLine: true,
+		Use: "exec NODE [--] COMMAND...", Short: "Run a command on a node", Args: cobra.MinimumNArgs(1), DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			command, err := onNode(args)
+			if err != nil {
+				return err
+			}
 			l, err := lab.Open(*name)
 			if err != nil {
 				return err
 			}
-			c := l.NodeCommand(cmd.Context(), args[0], args[1:]...)
+			c := l.NodeCommand(cmd.Context(), args[0], command...)
 			c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 			err = c.Run()
 			var exit *exec.ExitError
@@ -118,6 +122,19 @@ func run(name *string) *cobra.Command {
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// onNode is the command for a node, behind the node's name and a "--" that may stand between them: flags end at the name,
+// so cobra leaves the "--" in place.
+func onNode(args []string) ([]string, error) {
+	command := args[1:]
+	if len(command) > 0 && command[0] == "--" {
+		command = command[1:]
+	}
+	if len(command) == 0 {
+		return nil, fmt.Errorf("no command for %s: lab exec %[1]s -- COMMAND", args[0])
+	}
+	return command, nil
 }
 
 func load(name *string) *cobra.Command {

@@ -1,0 +1,73 @@
+package apiserver
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
+)
+
+// InstallProduct gives the server the kinds of the product, from the chart's
+// CRDs. It may be called again.
+func InstallProduct(tb testing.TB, s *Server) {
+	tb.Helper()
+	if _, err := envtest.InstallCRDs(s.Config(), envtest.CRDInstallOptions{
+		Paths: []string{filepath.Join(chartFiles(), "generated", "crds")}, ErrorIfPathMissing: true,
+	}); err != nil {
+		tb.Fatalf("installing the CRDs of the chart: %v", err)
+	}
+}
+
+// AgentConfig is for the agent's service account, with the role that the chart
+// ships and no other right. It makes both if they are not there.
+func AgentConfig(tb testing.TB, s *Server) *rest.Config {
+	tb.Helper()
+	text, err := os.ReadFile(filepath.Join(chartFiles(), "roles", "agent.yaml"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.UnmarshalStrict(text, role); err != nil {
+		tb.Fatalf("the agent's role: %v", err)
+	}
+	ctx := context.Background()
+	c, err := kubernetes.NewForConfig(s.Config())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "spiderpool-agent"}}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
+	}
+	_, roleErr := c.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})
+	_, accountErr := c.CoreV1().ServiceAccounts(account.Namespace).Create(ctx, account, metav1.CreateOptions{})
+	_, bindingErr := c.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
+	for _, err := range []error{roleErr, accountErr, bindingErr} {
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			tb.Fatalf("making the agent's account: %v", err)
+		}
+	}
+	cfg, err := s.ServiceAccountConfig(ctx, account.Namespace, account.Name, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cfg
+}
+
+// chartFiles is where the chart keeps what is not a template.
+func chartFiles() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "..", "charts", "spiderpool", "files")
+}
