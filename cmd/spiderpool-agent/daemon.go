@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/pprof"
 	"os"
-	"strconv"
-	"time"
+	"path/filepath"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -24,64 +20,86 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/spidernet-io/spiderpool/internal/agent"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
+// flags are what the command line of the daemon says.
+type flags struct{ configPath, kubeconfig, binDir string }
+
 func daemonCommand() *cobra.Command {
-	var configPath, kubeconfig string
+	var f flags
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Serve the CNI plugin of this node",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return daemon(cmd.Context(), configPath, kubeconfig)
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return daemon(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&configPath, "config-path", "/tmp/spiderpool/config-map/conf.yml", "path of conf.yml")
-	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig to use outside a cluster; empty: the pod's service account")
+	cmd.Flags().StringVar(&f.configPath, "config-path", "/tmp/spiderpool/config-map/conf.yml", "path of conf.yml")
+	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig to use outside a cluster; empty: the pod's service account")
+	cmd.Flags().StringVar(&f.binDir, "cni-bin-dir", "", "directory of the host's CNI plugins, in which the plugin is kept; empty: it is not looked after")
 	return cmd
 }
 
-func daemon(ctx context.Context, configPath, kubeconfig string) error {
+func daemon(ctx context.Context, f flags) error {
 	env, err := config.AgentFromEnv(os.Environ())
 	if err != nil {
 		return err
 	}
-	conf, err := config.Load(configPath)
+	conf, err := config.Load(f.configPath)
 	if err != nil {
 		return err
 	}
 	log := logger(env.LogLevel)
-	for _, name := range append(conf.NoEffect, env.NoEffect...) {
-		log.Info("a setting has no effect in this version", "name", name)
+	tellSettings(log, conf, env)
+	mounts, err := mountedAt(f.binDir, filepath.Dir(conf.IPAMUnixSocketPath))
+	if err != nil {
+		return err
 	}
-	if len(conf.NotYet) > 0 {
-		log.Warn("settings are on that this version does not keep yet: do not rely on them, switch them off", "settings", conf.NotYet)
-	}
-	a, stop, err := build(conf, env, kubeconfig, log)
+	a, stop, err := build(conf, env, f, log)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { return serveHTTP(ctx, everywhere(env.HealthPort), a.Health()) })
+	k := &keeper{from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath, log: log}
+	if f.binDir != "" {
+		group.Go(func() error { k.keepInstalled(ctx); return nil })
+		group.Go(func() error { return watchMounts(ctx, mounts) })
+	}
+	p := &ports{log: log}
+	serve := func(name, address string, handler http.Handler) {
+		group.Go(func() error { p.serve(ctx, name, address, handler); return nil })
+	}
+	serve("health", everywhere(env.HealthPort), a.Health(k.Problem, p.Problem))
 	if env.EnabledMetric {
-		group.Go(func() error { return serveHTTP(ctx, everywhere(env.MetricPort), a.Metrics()) })
+		serve("metrics", everywhere(env.MetricPort), a.Metrics())
 	}
 	if env.GopsPort != 0 {
-		group.Go(func() error { return serveHTTP(ctx, local(env.GopsPort), profiles()) })
+		serve("profiles", local(env.GopsPort), profiles())
 	}
 	return group.Wait()
 }
 
-func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
+// tellSettings logs what is set and does not do what its name says.
+func tellSettings(log *slog.Logger, conf config.Config, env config.Agent) {
+	for _, name := range append(conf.NoEffect, env.NoEffect...) {
+		log.Info("a setting has no effect in this version", "name", name)
+	}
+	if len(conf.NotYet) > 0 {
+		log.Warn("settings are on that this version does not keep yet: do not rely on them, switch them off", "settings", conf.NotYet)
+	}
+}
+
+func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
 	server, err := rest.InClusterConfig()
-	if kubeconfig != "" {
-		server, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if f.kubeconfig != "" {
+		server, err = clientcmd.BuildConfigFromFlags("", f.kubeconfig)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the API server: %w", err)
@@ -90,16 +108,20 @@ func build(conf config.Config, env config.Agent, kubeconfig string, log *slog.Lo
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := facts.New(clients.Watch, clients.Live, env.NodeName)
+	known, err := facts.New(clients.Watch, clients.Live, env.NodeName)
 	if err != nil {
 		return nil, nil, err
+	}
+	installed, _, err := wire.ReadInstallation(f.binDir)
+	if err != nil {
+		log.Warn("sockets of earlier installations are not known: notes of DELs beside them are not read", "error", err)
 	}
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Events.Events("")})
 	return agent.New(agent.Options{
-		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, Families: families(conf),
+		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, FormerSockets: installed.Former, Families: families(conf),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
-		Client: clients.Live, Facts: w, Log: log,
+		Client: clients.Live, Facts: known, Durations: timing.Production(), Log: log,
 		Events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil
 }
@@ -114,36 +136,11 @@ func families(conf config.Config) (out []pool.Family) {
 	return out
 }
 
-// logger writes JSON lines to standard error, for this program and the
-// libraries that it uses.
+// logger writes JSON lines to standard error, for this program and the libraries that it uses.
 func logger(level slog.Level) *slog.Logger {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	slog.SetDefault(log)
 	klog.SetSlogLogger(log)
 	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	return log
-}
-
-func serveHTTP(ctx context.Context, address string, handler http.Handler) error {
-	server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", address, err)
-	}
-	return nil
-}
-
-func everywhere(port int) string { return ":" + strconv.Itoa(port) }
-
-func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
-// profiles shows what the process does, and lets nobody change how it does it: whoever is on the node's network reaches
-// the port, and an agent by the protocol of gops would let them switch the garbage collector off.
-func profiles() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return mux
 }

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
 // TestInstall: the new plugin takes the place of an old one while that runs,
-// is executable, and leaves nothing else in the directory.
+// is executable, and has nothing beside it but the file that names the socket.
 func TestInstall(t *testing.T) {
 	from, to := filepath.Join(t.TempDir(), "spiderpool"), t.TempDir()
 	target := filepath.Join(to, "spiderpool")
@@ -35,17 +37,23 @@ func TestInstall(t *testing.T) {
 	if err := os.Chmod(from, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := install(from, to); err != nil {
+	if err := install(from, to, "/var/run/x/s.sock"); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(target).Output(); err != nil || !bytes.Equal(out, []byte("new\n")) {
 		t.Errorf("%q, %v", out, err)
 	}
 	entries, err := os.ReadDir(to)
-	if err != nil || len(entries) != 1 {
+	if err != nil || len(entries) != 2 {
 		t.Errorf("%v, %v", entries, err)
 	}
-	if err := install(from, filepath.Join(to, "missing")); err == nil || !strings.Contains(err.Error(), "missing") {
+	if in, found, err := wire.ReadInstallation(to); in.Socket != "/run/x/s.sock" || !found || err != nil {
+		t.Errorf("%+v, found %t, error %v", in, found, err)
+	}
+	if err := install(from, to, "/tmp/s.sock"); err == nil || !strings.Contains(err.Error(), "below /run") {
+		t.Errorf("a socket outside /run: %v", err)
+	}
+	if err := install(from, filepath.Join(to, "missing"), wire.DefaultSocket); err == nil || !strings.Contains(err.Error(), "missing") {
 		t.Errorf("a missing directory: %v", err)
 	}
 }

@@ -73,7 +73,8 @@ type Agent struct {
 	api            apiHealth
 
 	// began is when the agent started: all that one before it has sent was sent earlier.
-	began time.Time
+	began    time.Time
+	listener atomic.Pointer[wire.Listener]
 	// life is the context of Run; what calls leave to be done later is bound to it, not to them.
 	life       context.Context
 	background sync.WaitGroup
@@ -103,6 +104,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.listener.Store(listener)
+	a.began = time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	a.life = ctx
 	a.allocation.StopWaiting(ctx)

@@ -422,6 +422,7 @@ func TestZombieClaim(t *testing.T) {
 		n.add(p, "c2")
 		z.land()
 		landed.open()
+		n.endNetns("c1") // nothing else proves that it is silent: it had no DEL
 		n.holds("10.1.0.20 n1/web eth0 c2")
 	})
 }

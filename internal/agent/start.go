@@ -12,7 +12,6 @@ import (
 // being opened, and audits: what an agent before this one claimed may appear in the ledger a little later, so the second LIST
 // comes when all of that is settled.
 func (a *Agent) start(ctx context.Context) error {
-	a.began = time.Now()
 	if missing := a.facts.Await(ctx, a.durations.Sync); len(missing) > 0 {
 		a.log.Warn("watches have not brought their first lists: the agent serves, and reads from the API server what they lack", "missing", missing)
 	}

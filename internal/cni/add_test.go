@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -186,7 +187,7 @@ func TestAddPassesOnWhatItWasGiven(t *testing.T) {
 
 // rawAgent serves w's socket with bytes: every request is shown to answer, which returns what is sent back before the
 // connection is closed.
-func rawAgent(t *testing.T, w *world, answer func(l net.Listener, verb wire.Verb) string) {
+func rawAgent(t *testing.T, w *world, answer func(l io.Closer, verb wire.Verb) string) {
 	t.Helper()
 	l, err := wire.Listen(w.socket)
 	if err != nil {
@@ -225,28 +226,28 @@ func TestAddOfUnknownOutcomeIsTakenBack(t *testing.T) {
 	const whole = `{"protocol":1}` + "\n"
 	tests := []struct {
 		name   string
-		answer func(l net.Listener, verb wire.Verb) string
+		answer func(l io.Closer, verb wire.Verb) string
 		verbs  string
 		notes  []wire.Note
 	}{
-		{"half a reply, then the agent is well", func(_ net.Listener, verb wire.Verb) string {
+		{"half a reply, then the agent is well", func(_ io.Closer, verb wire.Verb) string {
 			if verb == wire.VerbAdd {
 				return half
 			}
 			return whole
 		}, "ADD DEL", nil},
-		{"no reply, then the agent is well", func(_ net.Listener, verb wire.Verb) string {
+		{"no reply, then the agent is well", func(_ io.Closer, verb wire.Verb) string {
 			if verb == wire.VerbAdd {
 				return ""
 			}
 			return whole
 		}, "ADD DEL", nil},
-		{"half a reply, then the agent is gone", func(l net.Listener, _ wire.Verb) string {
+		{"half a reply, then the agent is gone", func(l io.Closer, _ wire.Verb) string {
 			_ = l.Close()
 			return half
 		}, "ADD", []wire.Note{noteOfC1}},
-		{"half a reply to everything", func(net.Listener, wire.Verb) string { return half }, "ADD DEL", []wire.Note{noteOfC1}},
-		{"half a reply, and an error to the DEL", func(_ net.Listener, verb wire.Verb) string {
+		{"half a reply to everything", func(io.Closer, wire.Verb) string { return half }, "ADD DEL", []wire.Note{noteOfC1}},
+		{"half a reply, and an error to the DEL", func(_ io.Closer, verb wire.Verb) string {
 			if verb == wire.VerbAdd {
 				return half
 			}

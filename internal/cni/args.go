@@ -69,8 +69,14 @@ func readIPs(key string, value json.RawMessage, bad *faults) request {
 	return asked
 }
 
+// maxIPs is how many addresses one source may ask for: one of each family counts.
+const maxIPs = 16
+
 // parseIPs reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
 func parseIPs(list []string) ([]netip.Addr, error) {
+	if len(list) > maxIPs {
+		return nil, fmt.Errorf("found %d addresses, want at most %d", len(list), maxIPs)
+	}
 	var ips []netip.Addr
 	for _, s := range list {
 		s = strings.TrimSpace(s)
@@ -79,7 +85,7 @@ func parseIPs(list []string) ([]netip.Addr, error) {
 			ip, err = prefix.Addr(), nil
 		}
 		if err != nil || ip.Zone() != "" {
-			return nil, fmt.Errorf("found %q, want an address such as 10.6.1.7 or fd00::7", s)
+			return nil, fmt.Errorf("found %.60q, want an address such as 10.6.1.7 or fd00::7", s)
 		}
 		ips = append(ips, ip.Unmap())
 	}
@@ -104,7 +110,8 @@ func agree(asked []request) ([]netip.Addr, error) {
 	return first.ips, nil
 }
 
-// held returns the addresses that the previous result in a network configuration gives to the interface.
+// held returns the addresses that the previous result in a network configuration gives to the interface. Every ADD of this
+// plugin gives some, so a result without is not that of an ADD, and nothing can be checked by it.
 func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 	var conf types.PluginConf
 	err := json.Unmarshal(stdin, &conf)
@@ -128,6 +135,10 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 		if ok && ofInterface(result, ip, ifName) {
 			ips = append(ips, addr.Unmap())
 		}
+	}
+	if len(ips) == 0 {
+		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("CHECK with a prevResult that has no address of interface %s: "+
+			"the runtime must pass the result of the ADD, and an ADD of this plugin gives addresses", ifName)}
 	}
 	return ips, nil
 }

@@ -29,16 +29,23 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
-// How long the verbs may take. Kubelet gives all interfaces of a pod 4 minutes together; the agent itself ends an ADD
-// within 60 s, and answers the other verbs at once.
+// All durations of the plugin.
 const (
-	addBudget    = 60 * time.Second
-	checkBudget  = 30 * time.Second
-	delBudget    = 10 * time.Second
-	statusBudget = 5 * time.Second
-	gcBudget     = 30 * time.Second
-	// takeBackBudget is what a failed ADD has left to take back what it may have claimed.
-	takeBackBudget = 5 * time.Second
+	// addTimeout is more than agentWait and the 55 s after which the agent ends an ADD by itself, 45 of which may be a wait
+	// for an address: so the runtime gets the agent's reason and not a broken call. The kubelet gives all interfaces of a
+	// pod 4 minutes together.
+	addTimeout = 60 * time.Second
+	// The agent answers the other verbs at once; these are for a node in need. libcni calls DEL one network after the other.
+	checkTimeout  = 30 * time.Second
+	delTimeout    = 10 * time.Second
+	statusTimeout = 5 * time.Second
+	gcTimeout     = 30 * time.Second
+	// takeBackTimeout is what a failed ADD has left to take back what it may have claimed.
+	takeBackTimeout = 5 * time.Second
+	// agentWait is how long a call looks for the socket, and agentInterval how often: while an agent is replaced there is
+	// none. STATUS also waits so long for an agent that is starting, within statusTimeout.
+	agentWait     = 3 * time.Second
+	agentInterval = 50 * time.Millisecond
 )
 
 // call is one execution of the plugin.
@@ -46,7 +53,9 @@ type call struct {
 	began time.Time
 	// conf is the default configuration until the one on stdin has been read.
 	conf config
-	log  *slog.Logger
+	// socketFrom says where conf.socket comes from, for people.
+	socketFrom string
+	log        *slog.Logger
 	// result is what an ADD prints.
 	result *types100.Result
 	// pending is the attachment of an ADD that may hold addresses of which the runtime has not been told.

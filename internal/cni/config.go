@@ -23,7 +23,8 @@ type config struct {
 	// master and device are how main plugins call the parent interface: by name, or by the virtual function on it.
 	master, device string
 
-	socket               string
+	// socket is empty if the configuration names none.
+	socket               socketPath
 	ipv4Pools, ipv6Pools []string
 	cleanGateway         bool
 	matchMasterSubnet    bool
@@ -36,7 +37,6 @@ type config struct {
 func defaults() config {
 	return config{
 		cniVersion: version.Current(),
-		socket:     "/var/run/spidernet/spiderpool.sock",
 		log:        logConfig{file: "/var/log/spidernet/spiderpool.log", sizeMB: 100, ageDays: 30, files: 10},
 	}
 }
@@ -118,7 +118,7 @@ func (c *config) readIPAM(section json.RawMessage, bad *faults) {
 		field, known := fields[key]
 		switch {
 		case !known:
-			bad.add(wire.CodeUnsupportedField, "ipam has the unknown key %q; the known ones are %s", key,
+			bad.add(wire.CodeUnsupportedField, "ipam has the unknown key %.60q; the known ones are %s", key,
 				strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
 		case string(value) == `""` && textual(field):
 		case json.Unmarshal(value, field) != nil:
@@ -129,7 +129,7 @@ func (c *config) readIPAM(section json.RawMessage, bad *faults) {
 
 func textual(field any) bool {
 	switch field.(type) {
-	case *string, *level:
+	case *string, *level, *socketPath, *logPath:
 		return true
 	}
 	return false
@@ -146,6 +146,10 @@ func want(field any) string {
 		return "a whole number from 0 to 2147483647, bare or in quotes"
 	case *level:
 		return "one of " + strings.Join(levels, ", ")
+	case *socketPath:
+		return `the path of a socket below /run or /var/run, without "..", of at most 107 bytes`
+	case *logPath:
+		return `the path of a file below /var/log, without "..", of at most 255 bytes`
 	}
 	return "a string"
 }
@@ -160,6 +164,19 @@ func found(value json.RawMessage) string {
 		return string(value[:most]) + "…"
 	}
 	return string(value)
+}
+
+// socketPath is the path of a socket as wire.SocketPath wants it. Whoever may write a network configuration must not make
+// directories elsewhere.
+type socketPath string
+
+// UnmarshalText reads a path.
+func (p *socketPath) UnmarshalText(text []byte) error {
+	path, err := wire.SocketPath(string(text))
+	if err == nil {
+		*p = socketPath(path)
+	}
+	return err
 }
 
 // count is a number that configurations write bare or in quotes.
@@ -183,13 +200,20 @@ func (f *faults) add(code uint, format string, args ...any) {
 	*f = append(*f, &wire.Error{Code: code, Msg: fmt.Sprintf(format, args...)})
 }
 
+// maxFaults is how many faults one error tells: its text ends up in an Event, and a tenant may have written the configuration.
+const maxFaults = 10
+
 // err is nil if there are none, else one error with the code of the first.
 func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
 	all := &wire.Error{Code: f[0].Code, Msg: f[0].Msg}
-	for _, fault := range f[1:] {
+	for i, fault := range f[1:] {
+		if i+1 == maxFaults {
+			all.Msg += fmt.Sprintf("; and %d faults more", len(f)-maxFaults)
+			break
+		}
 		all.Msg += "; " + fault.Msg
 	}
 	return all

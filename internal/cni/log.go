@@ -1,22 +1,26 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-
-	"gopkg.in/natefinch/lumberjack.v2"
+	"syscall"
+	"time"
 )
 
 // logConfig says what is logged and where. Files that are rotated away are kept for ageDays and files of them at most;
 // 0 is no limit.
 type logConfig struct {
 	level                  level
-	file                   string
+	file                   logPath
 	sizeMB, ageDays, files count
 }
 
@@ -36,29 +40,192 @@ func (l *level) UnmarshalText(name []byte) error {
 	return nil
 }
 
-// logger returns the logger, which touches no file before a line is written.
-func (c logConfig) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(&logFile{rotated: lumberjack.Logger{
-		Filename: c.file, MaxSize: int(c.sizeMB), MaxAge: int(c.ageDays), MaxBackups: int(c.files),
-	}}, &slog.HandlerOptions{Level: slog.Level(c.level)}))
+// logRoot is where log files lie. The plugin runs as root, and whoever may write a network configuration chooses the file.
+const logRoot = "/var/log"
+
+// ownLogs is the directory below logRoot that is the product's: every file in it is the plugin's.
+const ownLogs = "spidernet"
+
+// logPath is the path of a log file, of at most maxLogPath bytes: each of its directories is made.
+type logPath string
+
+const maxLogPath = 255
+
+// UnmarshalText reads a path. That no symbolic link leads out of logRoot is looked after when a line is written.
+func (p *logPath) UnmarshalText(text []byte) error {
+	clean := filepath.Clean(string(text))
+	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(string(text), "/"), "..") || len(clean) > maxLogPath {
+		return fmt.Errorf("%.60q is not the path of a log file", text)
+	}
+	*p = logPath(clean)
+	return nil
 }
 
+// logger returns the logger, which touches no file before a line is written.
+func (c logConfig) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(&logFile{c}, &slog.HandlerOptions{Level: slog.Level(c.level)}))
+}
+
+// logMark is the first line of a log file and says that the plugin made it: other files are not written to, renamed or
+// removed, whatever path a network configuration names.
+const logMark = `log="CNI plugin spiderpool"` + "\n"
+
+var errForeign = errors.New("not a log file of this plugin")
+
 // logFile is a file that many processes write at the same time, a line each.
-type logFile struct{ rotated lumberjack.Logger }
+type logFile struct{ logConfig }
 
 var _ io.Writer = (*logFile)(nil)
 
-// Write appends a line. The file is made here, since lumberjack truncates the file that it makes, and with it the line
-// of another process.
+// Write appends a line, behind a rotation if the file would become too large.
 func (f *logFile) Write(line []byte) (int, error) {
-	name := f.rotated.Filename
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return 0, err
-	}
-	made, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	rel, name := filepath.Split(strings.TrimPrefix(string(f.file), logRoot+"/"))
+	dir, err := openLogDir(filepath.Clean(rel))
 	if err != nil {
 		return 0, err
 	}
-	_ = made.Close()
-	return f.rotated.Write(line)
+	defer func() { _ = dir.Close() }()
+	own := strings.HasPrefix(rel, ownLogs+"/")
+	file, err := openLog(dir, name, own)
+	if err != nil {
+		return 0, err
+	}
+	if f.full(file, len(line)) && f.rotate(dir, name, file, own) == nil {
+		_ = file.Close()
+		if file, err = openLog(dir, name, own); err != nil {
+			return 0, err
+		}
+	}
+	defer file.Close()
+	return file.Write(line)
+}
+
+// openLogDir opens a directory below logRoot and makes what is missing of it. It follows no symbolic link, and waits for
+// nobody as it would at a FIFO in the place of a directory.
+func openLogDir(rel string) (*os.Root, error) {
+	fd, err := syscall.Open(logRoot, syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	for part := range strings.SplitSeq(rel, "/") {
+		parent := fd
+		if err = syscall.Mkdirat(parent, part, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+			fd, err = syscall.Openat(parent, part, syscall.O_DIRECTORY|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
+		}
+		_ = syscall.Close(parent)
+		if err != nil {
+			return nil, fmt.Errorf("%s of %s: %w", part, filepath.Join(logRoot, rel), err)
+		}
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	return os.OpenRoot("/proc/self/fd/" + strconv.Itoa(fd))
+}
+
+// openLog opens the log file for reading and appending and makes it if it is missing.
+func openLog(dir *os.Root, name string, own bool) (*os.File, error) {
+	file, err := openOwnLog(dir, name, own)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeLog(dir, name); err == nil || errors.Is(err, fs.ErrExist) {
+			file, err = openOwnLog(dir, name, own)
+		}
+	}
+	return file, err
+}
+
+// openOwnLog opens a regular file that the plugin made. It does not wait, as it would for the writer of a FIFO.
+func openOwnLog(dir *os.Root, name string, own bool) (*os.File, error) {
+	seen, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !seen.Mode().IsRegular() {
+		return nil, errForeign
+	}
+	file, err := dir.OpenFile(name, os.O_RDWR|os.O_APPEND|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	mark := make([]byte, len(logMark))
+	_, _ = file.ReadAt(mark, 0)
+	if opened, err := file.Stat(); err != nil || !os.SameFile(seen, opened) || !own && string(mark) != logMark {
+		_ = file.Close()
+		return nil, errForeign
+	}
+	return file, nil
+}
+
+// makeLog makes a file with the mark. It appears whole: another process finds none, or one that is marked.
+func makeLog(dir *os.Root, name string) error {
+	temporary := fmt.Sprintf(".%s.%d", name, os.Getpid())
+	_ = dir.Remove(temporary) // of a process that was killed
+	file, err := dir.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Remove(temporary) }()
+	_, err = file.WriteString(logMark)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return dir.Link(temporary, name)
+}
+
+// full says whether a file has no room for n bytes more. A limit of 0 is that of a configuration which says nothing.
+func (f *logFile) full(file *os.File, n int) bool {
+	limit := int64(f.sizeMB)
+	if limit == 0 {
+		limit = int64(defaults().log.sizeMB)
+	}
+	info, err := file.Stat()
+	return err == nil && info.Size()+int64(n) > limit<<20
+}
+
+// rotatedAt is the time in the name of a rotated file, in UTC: spiderpool-2026-01-31T23-59-59.000.log.
+const rotatedAt = "2006-01-02T15-04-05.000"
+
+var errRotating = errors.New("another process rotates the file")
+
+// rotate renames the file and removes rotated ones that are too many or too old. One process does it at a time; the lines
+// of the others go to the end of the old file meanwhile.
+func (f *logFile) rotate(dir *os.Root, name string, file *os.File, own bool) error {
+	if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil { // freed when the file is closed
+		return errRotating
+	}
+	seen, err := dir.Lstat(name)
+	opened, openedErr := file.Stat()
+	if err = errors.Join(err, openedErr); err != nil || !os.SameFile(seen, opened) {
+		return err // nil: it is rotated already
+	}
+	ext := path.Ext(name)
+	stem := strings.TrimSuffix(name, ext) + "-"
+	now := time.Now().UTC()
+	if err := dir.Rename(name, stem+now.Format(rotatedAt)+ext); err != nil {
+		return err
+	}
+	f.prune(dir, stem, ext, now, own)
+	return nil
+}
+
+// prune removes the rotated files that are too many or too old.
+func (f *logFile) prune(dir *os.Root, stem, ext string, now time.Time, own bool) {
+	entries, _ := fs.ReadDir(dir.FS(), ".")
+	kept := count(0)
+	for _, entry := range slices.Backward(entries) { // sorted by name, hence by time
+		at, isRotated := strings.CutPrefix(entry.Name(), stem)
+		at, isSuffixed := strings.CutSuffix(at, ext)
+		made, err := time.Parse(rotatedAt, at)
+		if !isRotated || !isSuffixed || err != nil {
+			continue
+		}
+		file, err := openOwnLog(dir, entry.Name(), own)
+		if err != nil {
+			continue
+		}
+		_ = file.Close()
+		kept++
+		tooOld := f.ageDays > 0 && now.Sub(made) > time.Duration(f.ageDays)*24*time.Hour
+		if tooMany := f.files > 0 && kept > f.files; tooMany || tooOld {
+			_ = dir.Remove(entry.Name())
+		}
+	}
 }

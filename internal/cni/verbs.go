@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 
 // add asks for addresses and keeps the result for deliver.
 func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, addBudget)
+	ctx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
 	req, err := c.prepare(wire.VerbAdd, in)
 	if err != nil {
@@ -43,7 +45,7 @@ func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
 
 // check asks whether the attachment still holds the addresses of its previous result.
 func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, checkBudget)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	req, err := c.prepare(wire.VerbCheck, in)
 	if err != nil {
@@ -59,7 +61,7 @@ func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
 // status says whether an ADD would be served. Whatever is wrong may be an agent that is being replaced, and is asked
 // again for a while, because the kubelet takes a failure for a node without a network.
 func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, statusBudget)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	if err := c.configure(in); err != nil {
 		return err
@@ -79,7 +81,7 @@ func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 // gc tells the agent which attachments of the network are valid, so that it may release all others. Runtimes carry on
 // after a GC that failed, so nothing is kept for later; the agent finds by itself what is gone.
 func (c *call) gc(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, gcBudget)
+	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
 	defer cancel()
 	if err := c.configure(in); err != nil {
 		return err
@@ -106,7 +108,7 @@ func (c *call) del(ctx context.Context, env func(string) string, stdin io.Reader
 	if err = errors.Join(err, argsErr); err != nil {
 		c.log.Warn("DEL goes on though its input is not as it should be", "error", err)
 	}
-	return c.release(ctx, delBudget, &wire.Note{Network: c.conf.network, ContainerID: in.ContainerID, Interface: in.IfName,
+	return c.release(ctx, delTimeout, &wire.Note{Network: c.conf.network, ContainerID: in.ContainerID, Interface: in.IfName,
 		Netns: in.Netns, Pod: pod})
 }
 
@@ -123,19 +125,19 @@ func delArgs(env func(string) string) (*skel.CmdArgs, error) {
 }
 
 // release sends a DEL to the agent, and leaves a note if the agent did not say that it took it.
-func (c *call) release(ctx context.Context, budget time.Duration, note *wire.Note) error {
-	ctx, cancel := context.WithTimeout(ctx, budget)
+func (c *call) release(ctx context.Context, timeout time.Duration, note *wire.Note) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	_, err := wire.Call(ctx, c.conf.socket, &wire.Request{Verb: wire.VerbDel, Network: note.Network,
+	_, err := wire.Call(ctx, string(c.conf.socket), &wire.Request{Verb: wire.VerbDel, Network: note.Network,
 		ContainerID: note.ContainerID, Interface: note.Interface, Netns: note.Netns, Pod: note.Pod})
 	if err == nil {
 		return nil
 	}
-	dir := wire.NotesDir(c.conf.socket)
-	c.log.Warn("the agent did not take the DEL: leave it a note", "dir", dir, "error", err)
+	dir := wire.NotesDir(string(c.conf.socket))
+	c.log.Warn("the agent did not take the DEL: leave it a note", "dir", dir, "because", c.socketFrom, "error", err)
 	if noteErr := wire.WriteNote(dir, *note); noteErr != nil {
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent did not take the DEL, and no note of it can "+
-			"be left in %s: %v", dir, noteErr), Details: err.Error()}
+			"be left in %s (%s): %v", dir, c.socketFrom, noteErr), Details: err.Error()}
 	}
 	return nil
 }
@@ -145,7 +147,7 @@ func (c *call) takeBack(ctx context.Context) error {
 	if c.pending == nil {
 		return nil
 	}
-	return c.release(ctx, takeBackBudget, c.pending)
+	return c.release(ctx, takeBackTimeout, c.pending)
 }
 
 // prepare reads the configuration and CNI_ARGS of an attachment's call.
@@ -178,24 +180,42 @@ func (c *call) prepare(verb wire.Verb, in *skel.CmdArgs) (*wire.Request, error) 
 func (c *call) configure(in *skel.CmdArgs) error {
 	var err error
 	c.conf, err = parse(in.StdinData, c.conf)
+	c.findSocket()
 	c.log = c.conf.log.logger().With("network", c.conf.network, "container", in.ContainerID, "interface", in.IfName, "args", in.Args)
 	return err
 }
 
-// While an agent is replaced there is no socket: so long and so often is it looked for.
-const (
-	patience = 3 * time.Second
-	interval = 50 * time.Millisecond
-)
+// findSocket takes the socket that the configuration names, or else that of the installation.
+func (c *call) findSocket() {
+	if c.conf.socket != "" {
+		c.socketFrom = "the socket that ipam.ipam_unix_socket_path names"
+		return
+	}
+	self, err := os.Executable()
+	dir := filepath.Dir(self)
+	in, found := wire.Installation{Socket: wire.DefaultSocket}, false
+	if err == nil {
+		in, found, err = wire.ReadInstallation(dir)
+	}
+	c.conf.socket = socketPath(in.Socket)
+	switch file := filepath.Join(dir, wire.InstallationFile); {
+	case found:
+		c.socketFrom = "the socket that " + file + " names"
+	case err != nil:
+		c.socketFrom = fmt.Sprintf("the default socket: %v", err)
+	default:
+		c.socketFrom = fmt.Sprintf("the default socket: the network configuration names none and %s is missing", file)
+	}
+}
 
 func nothingHappened(err error) bool { return errors.Is(err, wire.ErrNoAgent) }
 
-// ask calls the agent, and again for as long as patience lasts if the error is one that may pass.
+// ask calls the agent, and again for agentWait if the error is one that may pass.
 func (c *call) ask(ctx context.Context, req *wire.Request, passing func(error) bool) (*wire.Reply, error) {
-	giveUp := time.After(patience)
+	giveUp := time.After(agentWait)
 	for {
 		req.Age = time.Since(c.began)
-		reply, err := wire.Call(ctx, c.conf.socket, req)
+		reply, err := wire.Call(ctx, string(c.conf.socket), req)
 		if err == nil || !passing(err) {
 			return reply, err
 		}
@@ -204,7 +224,7 @@ func (c *call) ask(ctx context.Context, req *wire.Request, passing func(error) b
 			return nil, err
 		case <-ctx.Done():
 			return nil, err
-		case <-time.After(interval):
+		case <-time.After(agentInterval):
 		}
 	}
 }
@@ -216,14 +236,14 @@ func (c *call) explain(err error) error {
 	case err == nil, errors.As(err, &answered):
 		return err
 	case errors.Is(err, wire.ErrNoAgent):
-		return &wire.Error{Code: wire.CodeTryAgain, Msg: fmt.Sprintf("unhealthy spiderpool-agent backend: nobody serves %s; "+
+		return &wire.Error{Code: wire.CodeTryAgain, Msg: fmt.Sprintf("unhealthy spiderpool-agent backend: nobody serves %s (%s); "+
 			"look at the spiderpool-agent pod of this node: "+
-			"kubectl get pods -A -o wide -l app.kubernetes.io/component=spiderpool-agent", c.conf.socket), Details: err.Error()}
+			"kubectl get pods -A -o wide -l app.kubernetes.io/component=spiderpool-agent", c.conf.socket, c.socketFrom), Details: err.Error()}
 	case errors.Is(err, wire.ErrUnknownOutcome):
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent broke off its answer on %s: "+
 			"the log of the agent of this node may say why", c.conf.socket), Details: err.Error()}
 	}
-	return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("unhealthy spiderpool-agent backend: %v", err)}
+	return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("unhealthy spiderpool-agent backend: %v (%s)", err, c.socketFrom)}
 }
 
 func noteOf(req *wire.Request) *wire.Note {

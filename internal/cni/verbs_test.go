@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,8 +15,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -75,7 +77,7 @@ func TestErrors(t *testing.T) {
 			"ips": []object{{"address": "10.6"}}})), 6, []string{"prevResult", "10.6"}},
 		{"no name", "ADD", nil, conf(netKey("name", nil)), 7, []string{"name"}},
 		{"type", "ADD", nil, conf(ipamKey("type", 7)), 7, []string{"ipam.type", "7", "a string"}},
-		{"socket", "ADD", nil, conf(ipamKey("ipam_unix_socket_path", []int{})), 7, []string{"ipam.ipam_unix_socket_path", "[]", "a string"}},
+		{"socket", "ADD", nil, conf(ipamKey("ipam_unix_socket_path", []int{})), 7, []string{"ipam.ipam_unix_socket_path", "[]", "a socket below /run"}},
 		{"pools", "ADD", nil, conf(ipamKey("default_ipv4_ippool", "pool-a")), 7, []string{"ipam.default_ipv4_ippool", `"pool-a"`, "an array of strings"}},
 		{"no pools", "ADD", nil, conf(ipamKey("default_ipv4_ippool", "")), 7, []string{"ipam.default_ipv4_ippool", "an array of strings"}},
 		{"pool", "ADD", nil, conf(ipamKey("default_ipv6_ippool", []any{"a", 6})), 7, []string{"ipam.default_ipv6_ippool", `["a",6]`}},
@@ -93,6 +95,16 @@ func TestErrors(t *testing.T) {
 		{"everything wrong is named", "ADD", nil, conf(ipamKey("clean_gateway", "yes"), ipamKey("log_level", "loud"), ipamKey("zzz", 1)), 7,
 			[]string{"clean_gateway", "log_level", "zzz"}},
 		{"a long value is cut", "ADD", nil, conf(ipamKey("clean_gateway", strings.Repeat("x", 10_000))), 7, []string{"xxx…, want"}},
+		{"many faults", "ADD", nil, conf(func(_, ipam object) {
+			for i := range 5000 {
+				ipam[fmt.Sprint("zz", i)] = 1
+			}
+		}), 2, []string{`"zz0"`, "and 4990 faults more"}},
+		{"a long key is cut", "ADD", nil, conf(ipamKey(strings.Repeat("x", 10_000), 1)), 2, []string{`"` + strings.Repeat("x", 60) + `"`}},
+		{"many addresses", "ADD", nil, conf(netKey("runtimeConfig", object{"ips": slices.Repeat([]string{"10.6.1.3"}, 17)})), 7,
+			[]string{"runtimeConfig.ips", "found 17 addresses, want at most 16"}},
+		{"many addresses in CNI_ARGS", "ADD", withArgs("IP=" + strings.Repeat("10.6.1.3,", 20) + "10.6.1.3;" + k8sArgs), conf(), 4,
+			[]string{"CNI_ARGS IP", "found 21 addresses"}},
 		{"bad runtimeConfig.ips", "ADD", nil, conf(netKey("runtimeConfig", object{"ips": []string{"10.6.1.300"}})), 7,
 			[]string{"runtimeConfig.ips", `"10.6.1.300"`}},
 		{"runtimeConfig.ips of a wrong type", "ADD", nil, conf(netKey("runtimeConfig", object{"ips": "10.6.1.3"})), 7,
@@ -104,6 +116,11 @@ func TestErrors(t *testing.T) {
 		{"runtimeConfig against CNI_ARGS", "ADD", withArgs("IP=10.6.1.8;" + k8sArgs), conf(netKey("runtimeConfig",
 			object{"ips": []string{"10.6.1.7", "10.6.1.8"}})), 7, []string{"runtimeConfig.ips", "CNI_ARGS IP"}},
 		{"CHECK without prevResult", "CHECK", nil, conf(), 7, []string{"prevResult"}},
+		{"CHECK without addresses", "CHECK", nil, conf(netKey("prevResult", object{"cniVersion": "1.1.0"})), 7, []string{"prevResult", "net1"}},
+		{"CHECK with addresses of another interface", "CHECK", nil, conf(netKey("prevResult", object{"cniVersion": "1.1.0",
+			"interfaces": []object{{"name": "eth0"}}, "ips": []object{{"address": "10.6.1.7/16", "interface": 0}}})), 7, []string{"prevResult", "net1"}},
+		{"CHECK with addresses of no interface", "CHECK", nil, conf(netKey("prevResult", object{"cniVersion": "1.1.0",
+			"ips": []object{{"address": "10.6.1.7/16", "interface": 3}, {"address": "10.6.1.8/16", "interface": -1}}})), 7, []string{"prevResult", "net1"}},
 		{"GC without a list", "GC", nil, conf(), 7, []string{"cni.dev/valid-attachments", "nothing is released"}},
 		{"GC with a list of a wrong type", "GC", nil, conf(netKey("cni.dev/valid-attachments", object{"containerID": "c1", "ifname": "net1"})), 7,
 			[]string{"cni.dev/valid-attachments", `{"containerID":"c1","ifname":"net1"}`, "an array of objects"}},
@@ -137,6 +154,9 @@ func TestErrors(t *testing.T) {
 			if prefixed := strings.HasPrefix(failed.Msg, "spiderpool IP allocation error: "); prefixed != (test.verb == "ADD") {
 				t.Errorf("%s: %q", test.verb, failed.Msg)
 			}
+			if len(failed.Msg) > 5000 {
+				t.Errorf("the text has %d bytes", len(failed.Msg))
+			}
 			if w.verbs() != "" {
 				t.Errorf("the agent was asked %s", w.verbs())
 			}
@@ -150,7 +170,7 @@ func TestErrorsOfConfigurationsWithoutALogFile(t *testing.T) {
 		`{"name":"n"}`:                            "ipam: found nothing, want an object",
 		`{"name":"n","ipam":null}`:                "ipam: found null, want an object",
 		`{"name":"n","ipam":[7]}`:                 "ipam: found [7], want an object",
-		`{"name":"n","ipam":{"log_file_path":3}}`: "ipam.log_file_path: found 3, want a string",
+		`{"name":"n","ipam":{"log_file_path":3}}`: `ipam.log_file_path: found 3, want the path of a file below /var/log, without "..", of at most 255 bytes`,
 	} {
 		_, err := parse([]byte(stdin), defaults())
 		var failed *wire.Error
@@ -161,7 +181,7 @@ func TestErrorsOfConfigurationsWithoutALogFile(t *testing.T) {
 }
 
 func TestErrorsOfTheAgentArePassedOn(t *testing.T) {
-	prev := netKey("prevResult", object{"cniVersion": "1.1.0"})
+	prev := netKey("prevResult", object{"cniVersion": "1.1.0", "ips": []object{{"address": "10.6.1.7/16"}}})
 	codes := map[string][]uint{
 		"ADD":    {1, 2, 3, 4, 5, 6, 7, 11, 100, 102, 103, 999},
 		"CHECK":  {3, 11, 999},
@@ -298,7 +318,7 @@ func TestStatusWaitsForAnAgentThatIsReplaced(t *testing.T) {
 	t.Run("it never finishes its answer", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)
-		rawAgent(t, w, func(net.Listener, wire.Verb) string { return "{" })
+		rawAgent(t, w, func(io.Closer, wire.Verb) string { return "{" })
 		if failed := execPlugin(t, environ("STATUS"), w.netconf()).failure(t); failed.Code != wire.CodeNotReady {
 			t.Errorf("code %d: %s", failed.Code, failed.Msg)
 		}
@@ -319,11 +339,10 @@ func TestCheckAsksForTheAddressesOfItsInterface(t *testing.T) {
 		ips  []object
 		want []string
 	}{
-		{"none", nil, nil},
 		{"without an index", []object{ip("10.6.1.7/16"), ip("fd00::7/64")}, []string{"10.6.1.7", "fd00::7"}},
 		{"of several interfaces", []object{ip("10.6.1.6/16", 0), ip("10.6.1.7/16", 1), ip("10.6.1.8/16", 2), ip("fd00::7/64", 1)},
 			[]string{"10.6.1.7", "fd00::7"}},
-		{"of an interface that is not listed", []object{ip("10.6.1.7/16", 3), ip("10.6.1.8/16", -1)}, nil},
+		{"of an interface that is not listed beside", []object{ip("10.6.1.7/16", 3), ip("10.6.1.8/16", -1), ip("10.6.1.9/16", 1)}, []string{"10.6.1.9"}},
 	}
 	for _, cniVersion := range []string{"0.4.0", "1.0.0", "1.1.0"} {
 		for _, test := range tests {
@@ -420,7 +439,7 @@ func TestDelLeavesANoteUnlessTheAgentTookIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			rawAgent(t, w, func(net.Listener, wire.Verb) string { return answer })
+			rawAgent(t, w, func(io.Closer, wire.Verb) string { return answer })
 			execPlugin(t, environ("DEL"), w.netconf()).succeeded(t)
 			if diff := cmp.Diff([]wire.Note{noteOfC1}, w.notes(t)); diff != "" {
 				t.Errorf("notes (-want +left):\n%s", diff)
@@ -443,7 +462,7 @@ func TestDelOfAnUnreadableConfiguration(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newAgent(t, ok)
 			c := newCall()
-			c.conf.socket, c.conf.log.file = w.socket, w.log
+			c.conf.socket, c.conf.log.file = socketPath(w.socket), logPath(w.log)
 			env := map[string]string{"CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1"}
 			if err := c.del(context.Background(), func(key string) string { return env[key] }, stdin); err != nil {
 				t.Error(err)
@@ -518,44 +537,183 @@ func TestLogFile(t *testing.T) {
 			t.Errorf("%q", log)
 		}
 	})
-	t.Run("a file that cannot be written fails nothing", func(t *testing.T) {
-		for _, path := range []string{"/proc/nowhere/plugin.log", "/dev/null/plugin.log", "/"} {
-			w := newAgent(t, anAddress)
-			execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_level", "debug"), ipamKey("log_file_path", path))).succeeded(t)
+}
+
+// TestLogFileOfManyProcesses: none of their lines is lost while they make the file.
+func TestLogFileOfManyProcesses(t *testing.T) {
+	w := newWorld(t)
+	const processes = 30
+	var done sync.WaitGroup
+	for i := range processes {
+		done.Go(func() { execPlugin(t, environ("DEL", fmt.Sprint("CNI_CONTAINERID=c", i)), w.netconf()) })
+	}
+	done.Wait()
+	log := w.logged(t)
+	for i := range processes {
+		if want := fmt.Sprintf("container=c%d ", i); !strings.Contains(log, want) {
+			t.Errorf("%q is lost", want)
 		}
-	})
-	t.Run("it is rotated at its size", func(t *testing.T) {
-		w := newAgent(t, refuse)
-		if err := os.MkdirAll(filepath.Dir(w.log), 0o700); err != nil {
+	}
+	if files, err := os.ReadDir(filepath.Dir(w.log)); err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
+// TestLogFileLeavesForeignFilesAlone: who may write a network configuration chooses the file, and root writes it.
+func TestLogFileLeavesForeignFilesAlone(t *testing.T) {
+	root, outside := temporary(t, logRoot), t.TempDir()
+	secret := filepath.Join(outside, "secret")
+	for _, err := range []error{
+		os.WriteFile(secret, []byte(logMark), 0o600),
+		os.WriteFile(filepath.Join(root, "auth.log"), []byte("of sshd\n"), 0o600),
+		os.WriteFile(filepath.Join(root, "empty.log"), nil, 0o600),
+		os.Mkdir(filepath.Join(root, "real"), 0o755),
+		os.Mkdir(filepath.Join(root, "directory.log"), 0o755),
+		os.Symlink("real", filepath.Join(root, "inside")),
+		os.Symlink(outside, filepath.Join(root, "absolute")),
+		os.Symlink(filepath.Join("../../..", outside), filepath.Join(root, "relative")),
+		os.Symlink(secret, filepath.Join(root, "link.log")),
+		os.Symlink(filepath.Join(outside, "new.log"), filepath.Join(root, "dangling.log")),
+		os.Link(filepath.Join(root, "auth.log"), filepath.Join(root, "hard.log")),
+		syscall.Mkfifo(filepath.Join(root, "fifo.log"), 0o600),
+		syscall.Mkfifo(filepath.Join(root, "fifo"), 0o600),
+	} {
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(w.log, make([]byte, 1<<20), 0o600); err != nil {
-			t.Fatal(err)
+	}
+	before := listing(t, root) + listing(t, outside)
+	for _, name := range []string{"auth.log", "empty.log", "directory.log", "inside/x.log", "absolute/x.log", "relative/x.log", "absolute/secret",
+		"link.log", "dangling.log", "hard.log", "fifo.log", "fifo/x.log", "auth.log/x.log", "inside"} {
+		w := newAgent(t, anAddress)
+		// The plugin would rotate a file at every line.
+		c := logConfig{file: logPath(filepath.Join(root, name)), sizeMB: 1, files: 1}
+		if _, err := (&logFile{c}).Write(make([]byte, 1<<20)); err == nil {
+			t.Errorf("%s is written", name)
 		}
-		execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_file_max_size", "1"))).failure(t)
-		if log := w.logged(t); len(log) > 1000 || !strings.Contains(log, "ADD failed") {
-			t.Errorf("%d bytes", len(log))
+		// A log that cannot be written fails no call.
+		execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_level", "debug"), ipamKey("log_file_path", string(c.file)))).succeeded(t)
+	}
+	if diff := cmp.Diff(before, listing(t, root)+listing(t, outside)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// listing names the files below dir with mode, size and content.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	var out strings.Builder
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
 		}
-		if files, err := os.ReadDir(filepath.Dir(w.log)); err != nil || len(files) != 2 {
-			t.Errorf("%v, %v", files, err)
+		info, err := entry.Info()
+		if err != nil {
+			return err
 		}
-	})
-	t.Run("many processes make it at once", func(t *testing.T) {
-		w := newWorld(t)
-		const processes = 50
-		var done sync.WaitGroup
-		for i := range processes {
-			log := logConfig{file: w.log, sizeMB: 1}.logger()
-			done.Go(func() { log.Error(fmt.Sprintf("line %d.", i)) })
-		}
-		done.Wait()
-		log := w.logged(t)
-		for i := range processes {
-			if want := fmt.Sprintf("line %d.", i); !strings.Contains(log, want) {
-				t.Errorf("%q is lost", want)
+		fmt.Fprintf(&out, "%s %s", path, info.Mode())
+		if info.Mode().IsRegular() {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
 			}
+			fmt.Fprintf(&out, " %.100q of %d bytes", content, len(content))
 		}
+		out.WriteString("\n")
+		return nil
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// TestLogFileRotation says which files are there after a line is written to one that is full.
+func TestLogFileRotation(t *testing.T) {
+	old := func(days int) string {
+		return "plugin-" + time.Now().UTC().Add(-time.Duration(days)*24*time.Hour).Format(rotatedAt) + ".log"
+	}
+	const new = "(rotated)"
+	full := logMark + strings.Repeat("x", 1<<20)
+	day1, day2, day40 := old(1), old(2), old(40)
+	tests := []struct {
+		name          string
+		ageDays, most count
+		files         map[string]string // name → content
+		want          []string
+	}{
+		{"nothing to remove", 30, 10, map[string]string{day1: logMark, day2: logMark}, []string{day1, day2, new}},
+		{"too many", 30, 2, map[string]string{day1: logMark, day2: logMark}, []string{day1, new}},
+		{"too old", 30, 10, map[string]string{day1: logMark, day40: logMark}, []string{day1, new}},
+		{"no limits", 0, 0, map[string]string{day1: logMark, day40: logMark}, []string{day1, day40, new}},
+		{"foreign files", 1, 1, map[string]string{day40: "precious", "plugin-2001.log": logMark, "x" + day40: logMark, day40 + ".gz": logMark,
+			strings.TrimSuffix(day40, ".log"): logMark},
+			[]string{day40, "plugin-2001.log", "x" + day40, day40 + ".gz", strings.TrimSuffix(day40, ".log"), new}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			w := newAgent(t, answer(&wire.Reply{Error: &wire.Error{Code: wire.CodeNoPool, Msg: "no pool fits"}}))
+			dir := filepath.Dir(w.log)
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			test.files["plugin.log"] = full
+			for name, content := range test.files {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_file_max_size", "1"), ipamKey("log_file_max_age", int(test.ageDays)),
+				ipamKey("log_file_max_count", int(test.most)))).failure(t)
+			if log := w.logged(t); strings.Count(log, "\n") != 1 || !strings.Contains(log, "ADD failed") {
+				t.Errorf("the log has %d bytes: %.100q", len(log), log)
+			}
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, entry := range entries {
+				name := entry.Name()
+				if content, _ := os.ReadFile(filepath.Join(dir, name)); string(content) == full {
+					name = new
+				}
+				got = append(got, name)
+			}
+			want := append([]string{"plugin.log"}, test.want...)
+			slices.Sort(got)
+			slices.Sort(want)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestLogFileWithoutADirectory(t *testing.T) {
+	w := newWorld(t)
+	w.log = temporary(t, logRoot) + ".log"
+	defer os.Remove(w.log)
+	execPlugin(t, environ("DEL"), w.netconf()).succeeded(t)
+	if log := w.logged(t); !strings.Contains(log, "level=WARN") {
+		t.Errorf("%q", log)
+	}
+}
+
+// TestLogFileOfAnOlderVersion: in the product's own directory a file needs no mark.
+func TestLogFileOfAnOlderVersion(t *testing.T) {
+	if err := os.MkdirAll(filepath.Join(logRoot, ownLogs), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := temporary(t, filepath.Join(logRoot, ownLogs))
+	path := filepath.Join(dir, "spiderpool.log")
+	if err := os.WriteFile(path, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	logConfig{file: logPath(path), sizeMB: 1}.logger().Error("out of cheese")
+	if content, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(content), "{}\n") || !strings.Contains(string(content), "cheese") {
+		t.Errorf("%q, %v", content, err)
+	}
 }
 
 func TestPanicIsAnError(t *testing.T) {

@@ -5,63 +5,170 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
+// watchEvery is how often a listener looks for its files.
+const watchEvery = time.Second
+
+// Listener is a socket and the lock that guards it. The lock outlives the socket, so that a successor cannot begin while
+// the last calls of its predecessor are still being carried out.
+type Listener struct {
+	socket  string
+	current atomic.Pointer[bound]
+	problem atomic.Pointer[string]
+	// lock belongs to watch until watched is closed, and then to Close.
+	lock          *os.File
+	end, watched  chan struct{}
+	stopped, shut sync.Once
+	stopErr       error
+}
+
+// bound is a socket and the file by which clients find it.
+type bound struct {
+	*net.UnixListener
+	file fs.FileInfo
+}
+
 // Listen makes the socket with mode 0600 and its directory if that is missing. A socket file that a dead agent left is
-// replaced; a file of another kind is not.
+// replaced; a file of another kind is not. If socket, lock or directory are removed or replaced later, the listener makes
+// them again within 2 s, without a word to the calls in progress; see [Listener.Problem].
 //
 // Two agents never serve one socket: the listener holds a lock on the file socket+".lock" from now until [Serve] has
 // returned, or until Close for a listener that is not served; the kernel frees it if the process dies. The file stays.
 // If the lock is taken the error names its holder. Called by the agent, once, before it reads what its predecessor
 // left.
-func Listen(socket string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		return nil, fmt.Errorf("make the directory of the socket: %w", err)
-	}
+func Listen(socket string) (*Listener, error) {
 	lock, err := takeLock(socket)
 	if err != nil {
 		return nil, err
 	}
-	l, err := bind(socket)
+	first, err := bind(socket)
 	if err != nil {
 		_ = lock.Close()
 		return nil, err
 	}
-	return &listener{UnixListener: l, lock: lock}, nil
+	l := &Listener{socket: socket, lock: lock, end: make(chan struct{}), watched: make(chan struct{})}
+	l.current.Store(first)
+	go l.watch()
+	return l, nil
 }
 
-// listener is a socket and the lock that guards it. The lock outlives the socket, so that a successor cannot begin
-// while the last calls of its predecessor are still being carried out.
-type listener struct {
-	*net.UnixListener
-	lock *os.File
-	once sync.Once
+// Problem says why clients cannot reach the listener, or returns an empty text if they can. For the agent's readiness.
+func (l *Listener) Problem() string {
+	if p := l.problem.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// Accept returns the next connection.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		at := l.current.Load()
+		conn, err := at.Accept()
+		if replaced := at != l.current.Load(); err == nil || !replaced || !errors.Is(err, net.ErrClosed) {
+			return conn, err
+		}
+	}
 }
 
 // Close removes the socket and gives the lock up.
-func (l *listener) Close() error {
-	err := l.UnixListener.Close()
-	l.once.Do(func() { _ = l.lock.Close() })
+func (l *Listener) Close() error {
+	err := l.stopListening()
+	l.shut.Do(func() { _ = l.lock.Close() })
 	return err
 }
 
 // stopListening makes Accept fail and new clients see that nobody listens, but keeps the lock.
-func stopListening(l net.Listener) {
-	if guarded, ok := l.(*listener); ok {
-		l = guarded.UnixListener
-	}
-	_ = l.Close()
+func (l *Listener) stopListening() error {
+	l.stopped.Do(func() {
+		close(l.end)
+		<-l.watched
+		at := l.current.Load()
+		if names(l.socket, at.file) {
+			_ = os.Remove(l.socket)
+		}
+		l.stopErr = at.Close()
+	})
+	return l.stopErr
 }
 
-// takeLock locks the file beside the socket and writes the holder into it.
+// watch keeps the files in place until the listener stops.
+func (l *Listener) watch() {
+	defer close(l.watched)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.end:
+			return
+		case <-tick.C:
+		}
+		problem := ""
+		if err := l.restore(); err != nil {
+			problem = fmt.Sprintf("the CNI plugin cannot reach %s, which was removed, and it cannot be made again: %v", l.socket, err)
+		}
+		if problem != "" && problem != l.Problem() {
+			slog.Error(problem)
+		}
+		l.problem.Store(&problem)
+	}
+}
+
+// restore makes again what is missing. The lock goes first: whoever holds it at its path may have made the socket.
+func (l *Listener) restore() error {
+	held, err := l.lock.Stat()
+	if err != nil {
+		return err
+	}
+	if !names(l.lock.Name(), held) {
+		lock, err := takeLock(l.socket)
+		if err != nil {
+			return err
+		}
+		_ = l.lock.Close()
+		l.lock = lock
+	}
+	old := l.current.Load()
+	if names(l.socket, old.file) {
+		return nil
+	}
+	fresh, err := bind(l.socket)
+	if err != nil {
+		return err
+	}
+	l.current.Store(fresh)
+	_ = old.Close() // Accept goes on with the fresh one
+	slog.Warn("the socket was removed and is made again", "socket", l.socket)
+	return nil
+}
+
+// names says whether path is a name of file.
+func names(path string, file fs.FileInfo) bool {
+	seen, err := os.Lstat(path)
+	return err == nil && os.SameFile(seen, file)
+}
+
+// takeLock makes the directory of the socket, locks the file beside the socket and writes the holder into it.
 func takeLock(socket string) (*os.File, error) {
+	dir := filepath.Dir(socket)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of the socket: %w", err)
+	}
 	lock, err := os.OpenFile(socket+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil && unlinked(dir) {
+		return nil, fmt.Errorf("lock the socket: %s was removed on the host and is mounted here: restart this pod, "+
+			"or mount the directory above it", dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the socket: %w", err)
 	}
@@ -84,8 +191,14 @@ func takeLock(socket string) (*os.File, error) {
 	return lock, nil
 }
 
+// unlinked says whether a directory exists but has no name any more, as a mount of one that was removed.
+func unlinked(dir string) bool {
+	var stat syscall.Stat_t
+	return syscall.Stat(dir, &stat) == nil && stat.Nlink == 0
+}
+
 // bind replaces a socket file that nobody serves, which the lock has proven.
-func bind(socket string) (*net.UnixListener, error) {
+func bind(socket string) (*bound, error) {
 	switch info, err := os.Lstat(socket); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -102,7 +215,13 @@ func bind(socket string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	return l.(*net.UnixListener), nil
+	at := &bound{UnixListener: l.(*net.UnixListener)}
+	at.SetUnlinkOnClose(false) // by then the name may be that of the next one
+	if at.file, err = os.Lstat(socket); err != nil {
+		_ = at.Close()
+		return nil, fmt.Errorf("look at the new socket: %w", err)
+	}
+	return at, nil
 }
 
 // ownerOnly gives the socket its mode before it has a name: bind(2) makes the file with the mode of the descriptor

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -31,24 +33,53 @@ func NotesDir(socket string) string { return socket + ".notes" }
 
 // WriteNote stores the note in dir and makes dir if it is missing. A note of the same attachment is replaced. The note
 // appears whole or not at all; it need not survive a crash of the node, which ends every container anyway.
-func WriteNote(dir string, note Note) (err error) {
+func WriteNote(dir string, note Note) error {
 	content, err := json.Marshal(note)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, unfinished)
+	root, err := makeDir(dir)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(content, '\n'))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, note.file()))
+	defer func() { _ = root.Close() }()
+	return replaceFile(root, unfinished, note.file(), append(content, '\n'), 0o600)
+}
+
+// makeDir opens dir and makes it if it is missing. Below /run no symbolic link leads out of it: others than root may
+// write to some directories there, and tenants may name one.
+func makeDir(dir string) (*os.Root, error) {
+	base, rel := filepath.Split(dir)
+	if below, ok := strings.CutPrefix(dir, "/run/"); ok {
+		base, rel = "/run", below
+	} else if err := os.MkdirAll(base, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(base)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }()
+	if err := root.MkdirAll(rel, 0o700); err != nil {
+		return nil, err
+	}
+	return root.OpenRoot(rel)
+}
+
+// replaceFile writes a file under a temporary name, which begins with prefix, and renames it.
+func replaceFile(dir *os.Root, prefix, name string, content []byte, mode fs.FileMode) error {
+	temporary := prefix + strconv.FormatUint(rand.Uint64(), 36)
+	f, err := dir.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	// The mode again, because the umask may have cut it.
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
+		err = dir.Rename(temporary, name)
 	}
 	if err != nil {
-		_ = os.Remove(f.Name())
+		_ = dir.Remove(temporary)
 	}
 	return err
 }

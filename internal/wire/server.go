@@ -23,18 +23,17 @@ var errClientGone = errors.New("the client closed the connection")
 // nil when every handler has returned. It closes l. An error is one of l itself.
 //
 // The context given to handle ends when the client goes away, and grace after ctx: what is under way when ctx ends has
-// that long to be finished. handle is called only for a well-formed
-// request of this [Protocol] with a known verb; all others are answered here ([CodeDecode], [CodeTryAgain]). A handler
-// that panics, or returns nil, answers [CodeInternal]; the panic is logged with its stack. Serve sets the reply's
-// Protocol. Called by the agent.
-func Serve(ctx context.Context, l net.Listener, grace time.Duration, handle func(context.Context, *Request) *Reply) error {
+// that long to be finished. handle is called only for a well-formed request of this [Protocol] with a known verb; all
+// others are answered here ([CodeDecode], [CodeTryAgain]). A handler that panics, or returns nil, answers
+// [CodeInternal]; the panic is logged with its stack. Serve sets the reply's Protocol. Called by the agent.
+func Serve(ctx context.Context, l *Listener, grace time.Duration, handle func(context.Context, *Request) *Reply) error {
 	defer func() { _ = l.Close() }()
 	calls, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
 	defer cancel(nil)
 	defer serving.Wait()
 	defer context.AfterFunc(ctx, func() {
-		stopListening(l)
+		_ = l.stopListening()
 		time.AfterFunc(grace, func() { cancel(context.Cause(ctx)) })
 	})()
 
@@ -54,7 +53,7 @@ func Serve(ctx context.Context, l net.Listener, grace time.Duration, handle func
 		}
 		// The process or the system is out of something (descriptors, memory), which passes.
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-		slog.Error("accept a connection", "socket", l.Addr(), "error", err, "again", delay)
+		slog.Error("accept a connection", "socket", l.socket, "error", err, "again", delay)
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():

@@ -479,12 +479,7 @@ func TestServeEndsWhenItsHandlersHave(t *testing.T) {
 	cancel()
 
 	// New calls find nobody, yet no second agent can begin while the handler works.
-	for {
-		_, err := Call(testContext(t), socket, &Request{Verb: VerbStatus})
-		if errors.Is(err, ErrNoAgent) {
-			break
-		}
-	}
+	untilNobodyServes(t, socket)
 	if second, err := Listen(socket); err == nil {
 		_ = second.Close()
 		t.Error("a second agent could listen while a handler of the first was at work")
@@ -507,6 +502,14 @@ func TestServeEndsWhenItsHandlersHave(t *testing.T) {
 		t.Fatalf("after Serve has returned: %v", err)
 	}
 	_ = second.Close()
+}
+
+func untilNobodyServes(t *testing.T, socket string) {
+	t.Helper()
+	eventually(t, "nobody serves the socket", func() bool {
+		_, err := Call(testContext(t), socket, &Request{Verb: VerbStatus})
+		return errors.Is(err, ErrNoAgent)
+	})
 }
 
 // TestServeGivesGrace: a handler at work is not cancelled with Serve, but when the grace is over.
@@ -537,9 +540,7 @@ func TestServeGivesGrace(t *testing.T) {
 		}()
 		await(t, begun)
 		cancel()
-		for _, err := Call(testContext(t), socket, &Request{Verb: VerbStatus}); !errors.Is(err, ErrNoAgent); {
-			_, err = Call(testContext(t), socket, &Request{Verb: VerbStatus})
-		}
+		untilNobodyServes(t, socket)
 		finished := grace == time.Hour
 		if finished {
 			close(finish)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -89,6 +92,36 @@ func TestGC(t *testing.T) {
 	c.wantHolders(t, pool)
 }
 
+// TestGCOfARuntimeThatForgot is a runtime that lost what libcni remembers, so no
+// DEL comes: GC itself frees what is gone, and leaves what is still there.
+func TestGCOfARuntimeThatForgot(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.80.0.0/24", "10.80.0.16-10.80.0.255")
+	h := newHost(t)
+	network := h.network(t, "1.1.0", "spiderpool", pool) // the main plugins do not pass a GC on
+	valid, gone, alive := h.sandbox(t, network), h.sandbox(t, network), h.sandbox(t, network)
+	for _, s := range []*sandbox{valid, gone, alive} {
+		s.add(t)
+	}
+	if err := alive.links.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: alive.conf.IfName}}); err != nil {
+		t.Fatal(err)
+	}
+	gone.remove()
+	c.wantHolders(t, pool, valid, gone, alive)
+	h.runtime = h.newRuntime(t.TempDir())
+	err := h.runtime.GCNetworkList(t.Context(), valid.list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{
+		{ContainerID: valid.conf.ContainerID, IfName: valid.conf.IfName}}})
+	if err != nil {
+		t.Fatalf("GC: %v", err)
+	}
+	c.wantHolders(t, pool, valid, alive)
+	for _, s := range []*sandbox{valid, gone, alive} {
+		s.del(t)
+	}
+	c.wantHolders(t, pool)
+}
+
 // TestAway is a node whose agent is away: a pod can be removed, its address is
 // free when the agent is back, and a pod that starts is told what is wrong.
 func TestAway(t *testing.T) {
@@ -119,6 +152,26 @@ func TestAway(t *testing.T) {
 	c.wantHolders(t, pool, young)
 	young.del(t)
 	c.wantHolders(t, pool)
+}
+
+// TestSocketIsRemoved clears the directory of the socket away, as tmpfiles or a
+// person may: the next pods are served all the same.
+func TestSocketIsRemoved(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.81.0.0/24", "10.81.0.16-10.81.0.255")
+	h := newHost(t)
+	network := h.network(t, "1.1.0", "macvlan", pool)
+	for _, gone := range []string{h.socket, filepath.Dir(h.socket)} {
+		if err := os.RemoveAll(gone); err != nil {
+			t.Fatal(err)
+		}
+		s := h.sandbox(t, network)
+		s.add(t)
+		c.wantHolders(t, pool, s)
+		s.del(t)
+		c.wantHolders(t, pool)
+	}
 }
 
 // TestRestart restarts the agent, and takes addresses out of the ledger while

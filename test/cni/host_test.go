@@ -83,9 +83,13 @@ func (s *segment) hostOf(t *testing.T, c *cluster) *host {
 	s.hosts++
 	s.plug(t, h.namespace, fmt.Sprintf("host%d", s.hosts))
 	h.bridge(t)
-	h.socket = filepath.Join(h.dir, "spiderpool.sock")
-	h.runtime = libcni.NewCNIConfigWithCacheDir([]string{programs.ours, programs.cni}, filepath.Join(h.dir, "cache"),
-		&entering{DefaultExec: invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}, namespace: h.namespace})
+	run, err := os.MkdirTemp("/run", "spiderpool-test-") // where the plugin takes sockets from
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	h.socket = filepath.Join(run, "spiderpool.sock")
+	h.runtime = h.newRuntime(filepath.Join(h.dir, "cache"))
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{GenerateName: "node-"}}
 	h.cluster.create(t, node)
 	h.node = node.Name
@@ -93,6 +97,13 @@ func (s *segment) hostOf(t *testing.T, c *cluster) *host {
 	h.writeFiles(t)
 	h.startAgent(t)
 	return h
+}
+
+// newRuntime returns what a container runtime is to plugins. It keeps what it
+// remembers in the directory cache.
+func (h *host) newRuntime(cache string) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir([]string{programs.ours, programs.cni}, cache,
+		&entering{DefaultExec: invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}, namespace: h.namespace})
 }
 
 // judgeAgent looks at what the agent logged: its role must let it do everything
@@ -289,7 +300,7 @@ var mains = map[string]map[string]any{
 // plugin, and the pools of ours.
 func (h *host) network(t *testing.T, version, main string, pools ...*v2beta1.SpiderIPPool) []byte {
 	t.Helper()
-	ipam := map[string]any{"type": "spiderpool", "ipam_unix_socket_path": h.socket, "log_file_path": filepath.Join(h.dir, "plugin.log")}
+	ipam := map[string]any{"type": "spiderpool", "ipam_unix_socket_path": h.socket, "log_level": "panic"} // errors say all
 	for _, p := range pools {
 		key := "default_ipv4_ippool"
 		if netip.MustParsePrefix(p.Spec.Subnet).Addr().Is6() {

@@ -66,6 +66,7 @@ func New(o Options) *Allocator {
 	a := &Allocator{node: o.Node, families: o.Families, facts: o.Facts, ledger: o.Ledger, leases: o.Leases, durations: o.Durations,
 		metrics: o.Metrics, events: o.Events, log: o.Log}
 	a.pools.Read = o.Facts.ReadPool
+	a.lists.Keep = 2 * lastGap
 	a.lists.Read = func(ctx context.Context, pool string) (addr.Set, error) {
 		a.metrics.Lists.Inc()
 		return a.ledger.OfPool(ctx, pool)
