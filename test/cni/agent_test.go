@@ -2,6 +2,8 @@ package cni_test
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -210,4 +213,81 @@ func TestRestart(t *testing.T) {
 		p[1].del(t)
 	}
 	c.wantHolders(t, pool)
+}
+
+// TestPortInUse starts an agent on a node where others have the ports of its
+// metrics and of gops: pods start.
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.76.0.0/24", "10.76.0.16-10.76.0.255")
+	h := newHost(t)
+	h.stopAgent(t)
+	for _, port := range []string{":5711", "127.0.0.1:5712"} {
+		err := h.in(func() error {
+			l, err := net.Listen("tcp", port)
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.startAgent(t, "SPIDERPOOL_ENABLED_METRIC=true")
+	s := h.sandbox(t, h.network(t, "1.1.0", "macvlan", pool))
+	s.add(t)
+	s.del(t)
+	c.wantHolders(t, pool)
+}
+
+// TestAnotherContainer: while the interface of a container lives, another
+// container of its pod and interface gets another address, and the end of that
+// one frees nothing of the first, whatever the DEL leaves out.
+func TestAnotherContainer(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	pool := c.pool(t, "10.77.0.0/24", "10.77.0.16-10.77.0.255")
+	h := newHost(t)
+	alone, macvlan := h.network(t, "1.0.0", "spiderpool", pool), h.network(t, "1.0.0", "macvlan", pool)
+	for name, tt := range map[string]struct {
+		network []byte
+		same    bool // in the namespace of the first
+		netns   bool // the DEL names it
+	}{
+		"by hand in its namespace":       {alone, true, true},
+		"by hand, DEL without namespace": {alone, true, false},
+		"new sandbox":                    {macvlan, false, true},
+		"new sandbox without namespace":  {macvlan, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first := h.sandbox(t, macvlan)
+			first.add(t)
+			now := h.sandboxOf(t, first.pod, tt.network)
+			if tt.same {
+				now.conf.NetNS = first.path
+			}
+			now.add(t)
+			if now.addresses[0] == first.addresses[0] {
+				t.Errorf("both got %s", first.addresses[0])
+			}
+			gone := now.addresses[0]
+			if !tt.netns {
+				now.conf.NetNS = ""
+			}
+			now.del(t)
+			eventually(t, "its address is free", func() error {
+				if h, held := c.holders(t, pool)[gone.String()]; held {
+					return fmt.Errorf("held by %s", h.ContainerID)
+				}
+				return nil
+			})
+			if diff := cmp.Diff(first.entry(first.addresses[0], pool), c.holders(t, pool)[first.addresses[0].String()]); diff != "" {
+				t.Errorf("the entry of the first (-want +got):\n%s", diff)
+			}
+			first.del(t)
+		})
+	}
 }

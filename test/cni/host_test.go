@@ -71,7 +71,15 @@ func newHost(t *testing.T) *host {
 // host adds a host with an agent that is ready.
 func (s *segment) host(t *testing.T) *host {
 	t.Helper()
-	h := &host{namespace: newNamespace(t), cluster: theCluster(t), dir: t.TempDir()}
+	h := s.hostOf(t, theCluster(t))
+	t.Cleanup(func() { h.judgeAgent(t) })
+	return h
+}
+
+// hostOf adds a host of a cluster.
+func (s *segment) hostOf(t *testing.T, c *cluster) *host {
+	t.Helper()
+	h := &host{namespace: newNamespace(t), cluster: c, dir: t.TempDir()}
 	s.hosts++
 	s.plug(t, h.namespace, fmt.Sprintf("host%d", s.hosts))
 	h.bridge(t)
@@ -88,7 +96,6 @@ func (s *segment) host(t *testing.T) *host {
 	h.forwardAPI(t)
 	h.writeFiles(t)
 	h.startAgent(t)
-	t.Cleanup(func() { h.judgeAgent(t) })
 	return h
 }
 
@@ -200,23 +207,32 @@ func (h *host) writeFiles(t *testing.T) {
 
 // startAgent starts the agent and waits until it is ready. Its ports are those
 // of the host's namespace, so every agent has the defaults.
-func (h *host) startAgent(t *testing.T) {
+func (h *host) startAgent(t *testing.T, env ...string) {
 	t.Helper()
-	var err error
-	h.agent, err = process.Start(process.Options{
-		Args:  []string{filepath.Join(programs.ours, "spiderpool-agent"), "daemon", "--kubeconfig=" + h.kubeconfig, "--config-path=" + h.conf},
-		Env:   []string{"SPIDERPOOL_NODE_NAME=" + h.node, "SPIDERPOOL_LOG_LEVEL=debug"},
-		Enter: process.Namespaces{Net: h.path},
-		Log:   filepath.Join(h.dir, "agent.log"),
-	})
-	if err != nil {
+	if err := h.launchAgent(env...); err != nil {
 		t.Fatal(err)
 	}
 	agent := h.agent
 	t.Cleanup(func() { stop(t, agent) })
+	h.awaitAgent(t)
+}
+
+// launchAgent starts the agent.
+func (h *host) launchAgent(env ...string) (err error) {
+	h.agent, err = process.Start(process.Options{
+		Args:  []string{filepath.Join(programs.ours, "spiderpool-agent"), "daemon", "--kubeconfig=" + h.kubeconfig, "--config-path=" + h.conf},
+		Env:   append([]string{"SPIDERPOOL_NODE_NAME=" + h.node, "SPIDERPOOL_LOG_LEVEL=debug"}, env...),
+		Enter: process.Namespaces{Net: h.path},
+		Log:   filepath.Join(h.dir, "agent.log"),
+	})
+	return err
+}
+
+func (h *host) awaitAgent(t *testing.T) {
+	t.Helper()
 	eventually(t, "the agent becomes ready", func() error {
-		if !agent.Alive() {
-			t.Fatalf("the agent ended: %s", agent.Tail(10))
+		if !h.agent.Alive() {
+			t.Fatalf("the agent ended: %s", h.agent.Tail(10))
 		}
 		return h.ready(t.Context())
 	})

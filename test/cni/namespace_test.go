@@ -26,25 +26,52 @@ type namespace struct {
 
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
-	n := &namespace{keeper: exec.Command("cat"), handle: netns.None()}
-	n.keeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	var err error
-	if n.end, err = n.keeper.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.keeper.Start(); err != nil {
+	n, err := makeNamespace("")
+	if err != nil {
 		t.Fatalf("making a network namespace: %v", err)
 	}
 	t.Cleanup(n.remove)
-	n.path = fmt.Sprintf("/proc/%d/ns/net", n.keeper.Process.Pid)
-	if n.handle, err = netns.GetFromPath(n.path); err != nil {
-		t.Fatal(err)
-	}
-	if n.links, err = netlink.NewHandleAt(n.handle); err != nil {
-		t.Fatal(err)
-	}
 	n.up(t, "lo")
 	return n
+}
+
+// mounted shows a namespace at a path, as container runtimes do, as long as its keeper lives.
+const mounted = `: >"$0" && mount --bind /proc/self/ns/net "$0" && echo; read _; umount -l "$0"; rm "$0"`
+
+// makeNamespace makes a namespace that is found at path; empty: below /proc, by its keeper, whose number another process
+// may get later.
+func makeNamespace(path string) (_ *namespace, err error) {
+	n := &namespace{path: path, keeper: exec.Command("cat"), handle: netns.None()}
+	if path != "" {
+		n.keeper = exec.Command("sh", "-c", mounted, path)
+	}
+	n.keeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	out, err := n.keeper.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if n.end, err = n.keeper.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := n.keeper.Start(); err != nil {
+		return nil, err
+	}
+	if path == "" {
+		n.path = fmt.Sprintf("/proc/%d/ns/net", n.keeper.Process.Pid)
+	} else if _, err = out.Read(make([]byte, 1)); err != nil {
+		err = fmt.Errorf("mounting %s: %w", path, err)
+	}
+	if err == nil {
+		n.handle, err = netns.GetFromPath(n.path)
+	}
+	if err == nil {
+		n.links, err = netlink.NewHandleAt(n.handle)
+	}
+	if err != nil {
+		n.remove()
+		return nil, err
+	}
+	return n, nil
 }
 
 // remove ends the namespace; one that is gone stays gone.

@@ -44,7 +44,12 @@ func (h *host) sandboxOf(t *testing.T, pod *corev1.Pod, network []byte) *sandbox
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sandbox{namespace: newNamespace(t), host: h, pod: pod, list: list}
+	return h.sandboxIn(newNamespace(t), pod, list)
+}
+
+// sandboxIn makes a sandbox of a pod in a namespace.
+func (h *host) sandboxIn(n *namespace, pod *corev1.Pod, list *libcni.NetworkConfigList) *sandbox {
+	s := &sandbox{namespace: n, host: h, pod: pod, list: list}
 	id := strings.ToLower(rand.Text())
 	s.conf = libcni.RuntimeConf{ContainerID: id, NetNS: s.path, IfName: "eth0", Args: [][2]string{
 		{"IgnoreUnknown", "1"},

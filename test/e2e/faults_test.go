@@ -22,9 +22,12 @@ import (
 // The scenarios of this file break parts of the cluster, so each runs alone.
 
 // deployment makes one of n pods.
-func (s *scenario) deployment(n int32) *appsv1.Deployment {
+func (s *scenario) deployment(n int32, edit ...func(*appsv1.Deployment)) *appsv1.Deployment {
 	s.Helper()
 	d := &appsv1.Deployment{ObjectMeta: s.meta(), Spec: appsv1.DeploymentSpec{Replicas: &n, Selector: selector, Template: s.template(forever...)}}
+	for _, e := range edit {
+		e(d)
+	}
 	s.make(d)
 	return d
 }

@@ -28,7 +28,7 @@ func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	c, err := cluster.Start(ctx, lab.Config{Name: "e2e", Nodes: 3, Out: os.Stderr})
+	c, err := cluster.Start(ctx, lab.Config{Name: "e2e", Nodes: 3, Out: os.Stderr}, "spiderpoolAgent.prometheus.enabled=true")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ import (
 // their interfaces, and the default network is another segment in each zone.
 func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
 	c, err := cluster.Start(t.Context(), lab.Config{Name: "e2e-multus", Nodes: 2, Families: lab.IPv6, Multus: "underlay", Out: shared.Out},
+		"spiderpoolAgent.prometheus.enabled=true",
 		"spiderpoolAgent.extraEnv[0].name=MULTUS_CLUSTER_NETWORK", "spiderpoolAgent.extraEnv[0].value=underlay")
 	if err != nil {
 		t.Fatal(err)
@@ -45,6 +47,7 @@ func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
 			"default network and two more":          threeNetworks,
 			"seventeen interfaces":                  seventeen,
 			"a second interface that is not served": notServed,
+			"a DEL that nobody is called for":       notCalled,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -117,7 +120,9 @@ func twoZones(s *scenario) {
 // names default pools.
 func (s *scenario) attachment(name string, segment lab.Segment, ipam map[string]any) {
 	s.Helper()
-	ipam["type"] = "spiderpool"
+	if ipam["type"] == nil {
+		ipam["type"] = "spiderpool"
+	}
 	conf, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "type": "macvlan",
 		"master": segment.Interface, "mode": "bridge", "ipam": ipam})
 	if err != nil {
@@ -280,4 +285,28 @@ func notServed(s *scenario) {
 	s.agree(1, 2)
 	s.remove(late)
 	s.held(0)
+}
+
+// notCalled: Multus has lost what it noted at the ADD, and the network that it
+// looks up instead has another IPAM by now, so nobody hears of the end of net1.
+func notCalled(s *scenario) {
+	s.attachment("a", lab.Segments[1], map[string]any{})
+	first, second := s.range4("first", 60, 69), s.pool2("second", 60, 69)
+	p := s.asking("web", "", "", at("node1"), func(p *corev1.Pod) {
+		p.Annotations[v2beta1.AnnotationMultusNetworks] = "a"
+		p.Annotations[v2beta1.AnnotationIPPools] = fmt.Sprintf(`[{"interface":"eth0","ipv4":[%q]},{"interface":"net1","ipv4":[%q]}]`, first, second)
+	})
+	s.runs("web")
+	s.agree(1, 2)
+	sandbox, err := s.PodSandbox("node1", s.namespace, "web")
+	if err != nil {
+		s.Fatal(err)
+	}
+	if err := os.Remove(s.HostPath("node1", "/var/lib/cni/multus/"+sandbox.ID)); err != nil {
+		s.Fatal(err)
+	}
+	s.attachment("a", lab.Segments[1], lab.HostLocal(lab.Segments[1], byte(s.number)))
+	silent := s.of("web")["net1"]
+	s.remove(p)
+	s.freed("node1", silent...)
 }

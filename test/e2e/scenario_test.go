@@ -234,14 +234,17 @@ func (s *scenario) held(n int) {
 	})
 }
 
-func (s *scenario) entries() (out []string) {
+func (s *scenario) entries() []string { s.Helper(); return s.entriesOn("") }
+
+// entriesOn are those of a node.
+func (s *scenario) entriesOn(node string) (out []string) {
 	s.Helper()
 	var list v2beta1.SpiderIPList
 	if err := s.List(s.Context(), &list); err != nil {
 		s.Fatal(err)
 	}
 	for _, e := range list.Items {
-		if strings.HasPrefix(e.Spec.Pool, s.namespace+"-") {
+		if strings.HasPrefix(e.Spec.Pool, s.namespace+"-") && (node == "" || node == e.Spec.Node) {
 			out = append(out, e.Spec.Address+" "+e.Spec.Pod.Name)
 		}
 	}

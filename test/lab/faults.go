@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -78,6 +79,56 @@ func (l *Lab) StartNode(ctx context.Context, nodeName string) error {
 		return err
 	}
 	return l.waitNode(ctx, n, func(obj *corev1.Node) bool { return obj.Status.NodeInfo.BootID+"\n" == string(boot) })
+}
+
+// WipeRuntime kills a node's containerd and starts it without what it had on
+// disk: images, and the knowledge of sandboxes and containers, which run on.
+// RestoreImages brings the images back; until then no container starts.
+func (l *Lab) WipeRuntime(ctx context.Context, nodeName string) error {
+	n, err := l.node(nodeName)
+	if err != nil {
+		return err
+	}
+	if err := process.Load(l.record(n, "containerd")).Stop(ctx, 0); err != nil {
+		return err
+	}
+	if err := removeAll(l.hostPath(n, "var/lib/containerd"), l.importedDir(n)); err != nil {
+		return err
+	}
+	return l.startContainerd(ctx, n)
+}
+
+// RestoreImages imports all images into a runtime that was wiped.
+func (l *Lab) RestoreImages(ctx context.Context, nodeName string) error {
+	n, err := l.node(nodeName)
+	if err != nil {
+		return err
+	}
+	return l.importImages(ctx, n)
+}
+
+// WipeNode takes a node's power away and all that it had in /var/lib and
+// /var/log. StartNode brings it back under its name, with an empty runtime.
+func (l *Lab) WipeNode(ctx context.Context, nodeName string) error {
+	if err := l.StopNode(ctx, nodeName); err != nil {
+		return err
+	}
+	n, err := l.node(nodeName)
+	if err != nil {
+		return err
+	}
+	if err := removeAll(l.hostPath(n, "var/lib"), l.hostPath(n, "var/log"), l.importedDir(n)); err != nil {
+		return err
+	}
+	return errors.Join(os.MkdirAll(l.hostPath(n, "var/lib"), 0o755), os.MkdirAll(l.hostPath(n, "var/log"), 0o755))
+}
+
+func removeAll(dirs ...string) error {
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // AddNode starts one more node and returns its name when it is registered.

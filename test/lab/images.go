@@ -182,6 +182,9 @@ func (l *Lab) LoadImage(ctx context.Context, archive string) error {
 	return g.Wait()
 }
 
+// importedDir has a file for each archive that a node has imported.
+func (l *Lab) importedDir(n node) string { return filepath.Join(l.nodeDir(n), "imported") }
+
 // importImages imports what a node has not imported yet.
 func (l *Lab) importImages(ctx context.Context, n node) error {
 	archives, err := filepath.Glob(filepath.Join(l.imagesDir(), "*.tar"))
@@ -189,7 +192,7 @@ func (l *Lab) importImages(ctx context.Context, n node) error {
 		return err
 	}
 	for _, a := range archives {
-		done := filepath.Join(l.nodeDir(n), "imported", filepath.Base(a))
+		done := filepath.Join(l.importedDir(n), filepath.Base(a))
 		if _, err := os.Stat(done); err == nil {
 			continue
 		}

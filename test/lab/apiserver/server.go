@@ -114,6 +114,9 @@ func (s *Server) Stop(ctx context.Context) error {
 // StopAPI ends kube-apiserver alone: its data and its address stay.
 func (s *Server) StopAPI(ctx context.Context) error { return s.api.Stop(ctx, stopGrace) }
 
+// KillAPI kills kube-apiserver at whatever instruction it is.
+func (s *Server) KillAPI(ctx context.Context) error { return s.api.Stop(ctx, 0) }
+
 // StartAPI starts kube-apiserver again and returns when it is ready.
 func (s *Server) StartAPI(ctx context.Context) error {
 	if s.api.Alive() {
