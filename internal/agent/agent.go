@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -163,54 +162,10 @@ func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, erro
 	return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("the agent does not know the verb %q", req.Verb)}
 }
 
-// status serves STATUS: whether an ADD would be served now. The kubelet takes a failure for a node without a network, so an
-// API server that is away counts only when ADDs must fail of it.
-func (a *Agent) status() error {
-	err := a.unready()
-	if err == nil {
-		err = a.api.trouble(time.Now(), a.durations.Wait)
-	}
-	if err != nil {
-		return &wire.Error{Code: wire.CodeNotReady, Msg: err.Error()}
-	}
-	return nil
-}
-
 // unready says why ADDs are not served, nil if they are.
 func (a *Agent) unready() error {
 	if !a.Ready() {
 		return errStarting
 	}
 	return nil
-}
-
-// apiHealth is what calls tell of the API server: since when it has refused or not answered, without one success.
-type apiHealth struct {
-	mu     sync.Mutex
-	failed time.Time
-	err    error
-}
-
-func (h *apiHealth) observe(now time.Time, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case err == nil:
-		h.failed, h.err = time.Time{}, nil
-	case !errors.Is(err, allocation.ErrAway) && !isForbidden(err): // it says nothing of the API server
-	case h.failed.IsZero():
-		h.failed, h.err = now, err
-	default:
-		h.err = err
-	}
-}
-
-// trouble is the last error if nothing has succeeded for a time.
-func (h *apiHealth) trouble(now time.Time, lasting time.Duration) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.failed.IsZero() || now.Sub(h.failed) < lasting {
-		return nil
-	}
-	return fmt.Errorf("no ADD can be served since %s: %w", now.Sub(h.failed).Round(time.Second), h.err)
 }

@@ -19,7 +19,8 @@ import (
 // reasonContradiction is the reason of the Event on a pod that bears an address which the ledger gives to another.
 const reasonContradiction = "IPAddressContradiction"
 
-// audits says when the ledger was last read for an audit, and in which epoch of the facts.
+// audits says when the ledger was last read for an audit, and in which epoch of the facts; -1 if what vanished could not all
+// be made again.
 type audits struct {
 	mu     sync.Mutex
 	listed time.Time
@@ -59,7 +60,7 @@ func (a *Agent) auditListed(ctx context.Context) error {
 	owners = slices.AppendSeq(owners, maps.Keys(s.ByOwner()))
 	slices.SortFunc(owners, lease.Owner.Compare)
 	if err := a.auditInterfaces(ctx, slices.Compact(owners), &s); err != nil {
-		return err
+		epoch = -1 // the next look lists again; what must be released is known now, and tried without a LIST
 	}
 	a.audits.done(s.Sent, epoch)
 	return nil
@@ -114,7 +115,9 @@ func (a *Agent) auditInterface(ctx context.Context, o lease.Owner, s *lease.Snap
 	var errs []error
 	for _, r := range reports {
 		a.report(r)
-		errs = append(errs, r.Err)
+		if r.Verdict == lease.Recreate {
+			errs = append(errs, r.Err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -78,4 +78,5 @@ func (a *Agent) look(ctx context.Context) {
 		a.log.Warn("the audit of this node's addresses is not complete, it is done again", "error", err)
 	}
 	a.allocation.Tidy()
+	a.askAPI(ctx)
 }

@@ -2,7 +2,10 @@ package facts
 
 import (
 	"context"
+	"sync/atomic"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	toolscache "k8s.io/client-go/tools/cache"
 )
 
@@ -18,8 +21,9 @@ func (w *Facts) Epoch() int {
 
 // beginEpoch takes that a watch cannot go on. Versions of before compare with none of after, so they are forgotten: what the
 // new list brings counts.
-func (w *Facts) beginEpoch(ctx context.Context, r *toolscache.Reflector, err error) {
+func (w *Facts) beginEpoch() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.epoch++
 	for name, p := range w.pools {
 		p.object = p.object.DeepCopy()
@@ -31,6 +35,29 @@ func (w *Facts) beginEpoch(ctx context.Context, r *toolscache.Reflector, err err
 		w.reserved[name] = r
 	}
 	clear(w.gone)
-	w.mu.Unlock()
-	toolscache.DefaultWatchErrorHandler(ctx, r, err)
+}
+
+// listFirst lists and watches for an informer, which begins with a LIST: streamed first lists (client-go's WatchListClient)
+// end with a bookmark; proxies are known to hold it back, and the informer would wait for it for ever. A later LIST begins an
+// epoch.
+type listFirst struct {
+	toolscache.ListerWatcher
+	toolscache.ListerWatcherWithContext
+	again  func()
+	listed atomic.Bool
+}
+
+// IsWatchListSemanticsUnSupported is what a reflector asks before it streams.
+func (*listFirst) IsWatchListSemanticsUnSupported() bool { return true }
+
+// ListWithContext lists, in pages.
+func (l *listFirst) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if o.Continue == "" && l.listed.Load() {
+		l.again()
+	}
+	list, err := l.ListerWatcherWithContext.ListWithContext(ctx, o)
+	if err == nil {
+		l.listed.Store(true)
+	}
+	return list, err
 }

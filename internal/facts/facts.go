@@ -85,8 +85,8 @@ func New(cfg *rest.Config, live client.Reader, node string) (*Facts, error) {
 	}
 	w := empty(live, node)
 	w.cache, err = cache.New(cfg, cache.Options{
-		HTTPClient: httpClient, Scheme: apiclient.Scheme(), Mapper: mapper, NewInformer: newInformer,
-		DefaultTransform: cache.TransformStripManagedFields(), DefaultWatchErrorHandler: w.beginEpoch,
+		HTTPClient: httpClient, Scheme: apiclient.Scheme(), Mapper: mapper, NewInformer: w.newInformer,
+		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Pod{}:  {Field: fields.OneTermEqualSelector("spec.nodeName", node), Transform: trimPod},
 			meta(nodeKind): {Field: fields.OneTermEqualSelector("metadata.name", node)},
@@ -98,20 +98,11 @@ func New(cfg *rest.Config, live client.Reader, node string) (*Facts, error) {
 	return w, nil
 }
 
-// newInformer makes an informer that begins with a LIST. Streamed first lists
-// (client-go's WatchListClient) end with a bookmark; proxies are known to hold
-// it back, and the informer would wait for it for ever.
-func newInformer(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-	return toolscache.NewSharedIndexInformer(listFirst{lw, toolscache.ToListerWatcherWithContext(lw)}, object, resync, indexers)
+// newInformer makes an informer that begins with a LIST, see listFirst.
+func (w *Facts) newInformer(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+	first := &listFirst{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw), again: w.beginEpoch}
+	return toolscache.NewSharedIndexInformer(first, object, resync, indexers)
 }
-
-type listFirst struct {
-	toolscache.ListerWatcher
-	toolscache.ListerWatcherWithContext
-}
-
-// IsWatchListSemanticsUnSupported is what a reflector asks before it streams.
-func (listFirst) IsWatchListSemanticsUnSupported() bool { return true }
 
 // Read reads the facts of a node as it is now.
 func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) {

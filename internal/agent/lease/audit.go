@@ -161,6 +161,7 @@ func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*
 		l := &Lease{Entry: e, Owned: probe.Bears(e.Spec.Netns, e.Spec.Interface, AddressOf(e))}
 		i.leases = append(i.leases, l)
 		if verdict == Release {
+			l.Told = No
 			_, err := t.Release(ctx, i, l)
 			reports = append(reports, Report{Release, e, nil, err})
 			continue

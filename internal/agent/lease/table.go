@@ -413,6 +413,12 @@ func (t *Table) Stands(ctx context.Context, l *Lease) (bool, error) {
 	return now != nil && now.UID == l.Entry.UID && now.Spec.ContainerID == l.Entry.Spec.ContainerID, nil
 }
 
+// Reachable says why the ledger cannot be asked now, nil if it can.
+func (t *Table) Reachable(ctx context.Context) error {
+	_, err := t.ledger.Get(ctx, "0.0.0.0") // which nobody holds
+	return err
+}
+
 func ownerOf(e *v2beta1.SpiderIP) Owner { return Owner{e.Spec.Pod.UID, e.Spec.Interface} }
 
 // AddressOf is the address of an entry; the CRD admits no entry without one.

@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
+	"github.com/spidernet-io/spiderpool/internal/wire"
+)
+
+// status serves STATUS: whether an ADD would be served now. The kubelet takes a failure for a node without a network, so an
+// API server that is away, or that refuses what the agent asks, counts only when ADDs must fail of it: when it has done so for
+// as long as an ADD waits.
+func (a *Agent) status() error {
+	err := a.unready()
+	if err == nil {
+		err = a.api.trouble(time.Now(), a.durations.Wait)
+	}
+	if err != nil {
+		return &wire.Error{Code: wire.CodeNotReady, Msg: err.Error()}
+	}
+	return nil
+}
+
+// apiHealth is what calls tell of the API server: since when it has refused or not answered, without one success.
+type apiHealth struct {
+	mu             sync.Mutex
+	failed, looked time.Time
+	err            error
+}
+
+// observe takes how a call ended that asked the API server. An error that says nothing of that is left out.
+func (h *apiHealth) observe(now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case err == nil:
+		h.failed = time.Time{}
+	case !allocation.Transient(err) && !errors.Is(err, allocation.ErrAway) && !isForbidden(err):
+		return
+	case h.failed.IsZero():
+		h.failed = now
+	}
+	h.looked, h.err = now, err
+}
+
+// trouble is the last error if nothing has succeeded for a time.
+func (h *apiHealth) trouble(now time.Time, lasting time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed.IsZero() || now.Sub(h.failed) < lasting {
+		return nil
+	}
+	return fmt.Errorf("no ADD can be served since %s: %w", now.Sub(h.failed).Round(time.Second), h.err)
+}
+
+// askAPI finds out about the API server if no call has asked it lately.
+func (a *Agent) askAPI(ctx context.Context) {
+	a.api.mu.Lock()
+	idle := time.Since(a.api.looked) > a.durations.Look
+	a.api.mu.Unlock()
+	if idle {
+		a.api.observe(time.Now(), a.leases.Reachable(ctx))
+	}
+}
