@@ -216,30 +216,37 @@ func TestRestart(t *testing.T) {
 }
 
 // TestPortInUse starts an agent on a node where others have the ports of its
-// metrics and of gops: pods start.
+// metrics and profiles: it serves, and is ready when the ports are free.
 func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	c := theCluster(t)
 	pool := c.pool(t, "10.76.0.0/24", "10.76.0.16-10.76.0.255")
 	h := newHost(t)
 	h.stopAgent(t)
+	var others []net.Listener
 	for _, port := range []string{":5711", "127.0.0.1:5712"} {
 		err := h.in(func() error {
 			l, err := net.Listen("tcp", port)
-			if err == nil {
-				t.Cleanup(func() { _ = l.Close() })
-			}
+			others = append(others, l)
 			return err
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	h.startAgent(t, "SPIDERPOOL_ENABLED_METRIC=true")
-	s := h.sandbox(t, h.network(t, "1.1.0", "macvlan", pool))
-	s.add(t)
+	if err := h.launchAgent("SPIDERPOOL_ENABLED_METRIC=true"); err != nil {
+		t.Fatal(err)
+	}
+	agent := h.agent
+	t.Cleanup(func() { stop(t, agent) })
+	s := h.sandbox(t, h.network(t, "1.1.0", "spiderpool", pool))
+	eventually(t, "ADD", func() error { _, err := s.tryAdd(t.Context()); return err })
 	s.del(t)
 	c.wantHolders(t, pool)
+	for _, l := range others {
+		_ = l.Close()
+	}
+	h.awaitAgent(t)
 }
 
 // TestAnotherContainer: while the interface of a container lives, another
