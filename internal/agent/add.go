@@ -133,7 +133,8 @@ func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, rep
 		if there {
 			continue
 		}
-		if report := a.recreate(ctx, i, l); report.Err != nil || report.Holder != nil {
+		report := a.recreate(ctx, i, l)
+		if a.report(report); report.Err != nil || report.Holder != nil {
 			a.leases.SetAnswer(k, nil)
 			return false, report.Err
 		}

@@ -3,8 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,15 +99,8 @@ func TestVanishedEntry(t *testing.T) {
 		t.Run("before "+before, func(t *testing.T) {
 			c := newCluster(t)
 			n := c.machine("n1")
-			var broken atomic.Bool
-			n.transport = func(next http.RoundTripper) http.RoundTripper {
-				return tripper(func(r *http.Request) (*http.Response, error) {
-					if broken.Load() && r.URL.Query().Get("watch") != "" {
-						return &http.Response{StatusCode: http.StatusGone, Request: r, Body: http.NoBody, Header: http.Header{}}, nil
-					}
-					return next.RoundTrip(r)
-				})
-			}
+			watches := &watches{}
+			n.transport = watches.transport
 			if before == "nothing" {
 				n.durations.Look, n.durations.List = 100*time.Millisecond, 0
 			}
@@ -123,10 +119,8 @@ func TestVanishedEntry(t *testing.T) {
 				n.add(p, "web")
 			case "the next ADD":
 				epoch := n.agent.facts.Epoch()
-				broken.Store(true)
-				c.server.CloseConnections(t)
+				watches.end()
 				c.eventually("a watch began anew", func() bool { return n.agent.facts.Epoch() != epoch })
-				broken.Store(false)
 				other := n.adding(c.pod(n, "other", c.from("v4|")), "other")
 				other.refused(t, wire.CodeTryAgain, "0 free of 1")
 			}
@@ -135,6 +129,44 @@ func TestVanishedEntry(t *testing.T) {
 			n.del(p, "web")
 			c.holds("")
 		})
+	}
+}
+
+// watches are those of an agent. They end like those of an API server that cannot go on where they were.
+type watches struct {
+	mu     sync.Mutex
+	bodies []io.Closer
+	expire int // so many of the next are answered that their version is too old
+}
+
+func (w *watches) transport(next http.RoundTripper) http.RoundTripper {
+	return tripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Query().Get("watch") == "" {
+			return next.RoundTrip(r)
+		}
+		w.mu.Lock()
+		expired := w.expire > 0
+		w.expire = max(0, w.expire-1)
+		w.mu.Unlock()
+		if expired {
+			return &http.Response{StatusCode: http.StatusGone, Request: r, Proto: "HTTP/2.0", ProtoMajor: 2, Body: http.NoBody, Header: http.Header{}}, nil
+		}
+		answer, err := next.RoundTrip(r)
+		if err == nil {
+			w.mu.Lock()
+			w.bodies = append(w.bodies, answer.Body)
+			w.mu.Unlock()
+		}
+		return answer, err
+	})
+}
+
+func (w *watches) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.expire = len(w.bodies)
+	for _, body := range w.bodies {
+		_ = body.Close()
 	}
 }
 
@@ -177,6 +209,15 @@ func TestContradiction(t *testing.T) {
 	n.del(p, "web")
 	if want := "10.1.0.10 n2/thief eth0 thief"; c.held() != want {
 		t.Errorf("held %q, want %q", c.held(), want)
+	}
+}
+
+// holding is what the previous result of a CHECK names.
+func holding(texts ...string) func(*wire.Request) {
+	return func(r *wire.Request) {
+		for _, text := range texts {
+			r.Held = append(r.Held, netip.MustParseAddr(text))
+		}
 	}
 }
 
@@ -284,10 +325,13 @@ func TestNeverAnsweredBeforeRestart(t *testing.T) {
 	c := newCluster(t)
 	claimed := newGate()
 	n := c.node("n1", between(func(ctx context.Context, r request, send func(context.Context) error) error {
-		if r.what == fences {
+		switch r.what {
+		case fences:
 			claimed.arrive()
 			<-ctx.Done()
 			return ctx.Err()
+		case frees: // a process that is killed puts nothing back
+			return errRefused
 		}
 		return send(ctx)
 	}))

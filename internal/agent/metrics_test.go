@@ -11,6 +11,23 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
+// exposition is what the agent's metrics are, in the text format of Prometheus.
+func (n *node) exposition() string {
+	n.t.Helper()
+	server := httptest.NewServer(n.agent.Metrics())
+	defer server.Close()
+	answer, err := http.Get(server.URL + "/metrics")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(body)
+}
+
 // TestMetrics: the documented names are there, and count what happened.
 func TestMetrics(t *testing.T) {
 	c := newCluster(t)
@@ -27,18 +44,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("served")
 	}
 	n.del(p, "first")
-	server := httptest.NewServer(n.agent.Metrics())
-	defer server.Close()
-	answer, err := http.Get(server.URL + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(string(body), "\n")
+	lines := strings.Split(n.exposition(), "\n")
 	for _, want := range []string{
 		"spiderpool_ipam_allocation_counts 4", "spiderpool_ipam_allocation_failure_counts 3",
 		"spiderpool_ipam_allocation_err_ip_used_out_counts 2", "spiderpool_ipam_allocation_err_no_available_pool_counts 1",
