@@ -806,6 +806,9 @@ func (b *box) hears(ask modelAsking, reply *wire.Reply, err error, waited bool) 
 		var refused *wire.Error
 		switch {
 		case errors.As(err, &refused):
+			if b.site.process.Load() != ask.process {
+				b.unknown = true // its agent was killed, and answers no more in truth
+			}
 			if !b.mayRefuse(refused.Code, ask, now) {
 				b.violated([]string{b.seat.String()}, "ADD %s of %s is refused with code %d: %v", b.id, b.seat, refused.Code, err)
 			}
