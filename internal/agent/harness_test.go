@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -20,10 +20,12 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -121,6 +123,22 @@ func (c *cluster) clear() {
 func (c *cluster) create(o client.Object) {
 	c.t.Helper()
 	if err := c.Create(c.t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
+		c.t.Fatal(err)
+	}
+}
+
+// createUntyped makes an object of a kind that the agent's scheme does not have.
+func (c *cluster) createUntyped(o client.Object) {
+	c.t.Helper()
+	scheme := runtime.NewScheme()
+	if err := appsv1.AddToScheme(scheme); err != nil {
+		c.t.Fatal(err)
+	}
+	admin, err := client.New(c.server.Config(), client.Options{Scheme: scheme})
+	if err == nil {
+		err = admin.Create(c.t.Context(), o)
+	}
+	if err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -356,7 +374,7 @@ func newNetns(t *testing.T, ifnames ...string) string {
 	}
 	made := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		goruntime.LockOSThread() // and never unlocked: the thread ends with its namespace
 		ns, err := netns.New()
 		if err == nil {
 			defer ns.Close()
