@@ -314,15 +314,11 @@ func (b *basin) during(from, to time.Time) []version {
 }
 
 // had reports whether at some moment the pool had an address for one that is
-// new, or for any; always whether it had it all the time.
+// new, or for any.
 func (b *basin) had(a netip.Addr, from, to time.Time, isNew bool) bool {
 	return slices.ContainsFunc(b.during(from, to), func(v version) bool {
 		return slices.Contains(v.addresses, a) && (v.serves || !isNew) || !isNew && slices.Contains(v.keeps, a)
 	})
-}
-
-func (b *basin) always(a netip.Addr, from, to time.Time) bool {
-	return !slices.ContainsFunc(b.during(from, to), func(v version) bool { return !slices.Contains(v.addresses, a) })
 }
 
 // now is what the pool is, at a quiet point.

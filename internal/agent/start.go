@@ -15,15 +15,8 @@ func (a *Agent) start(ctx context.Context) error {
 	if missing := a.facts.Await(ctx, a.durations.Sync); len(missing) > 0 {
 		a.log.Warn("watches have not brought their first lists: the agent serves, and reads from the API server what they lack", "missing", missing)
 	}
-	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 4*time.Second) {
-		err := a.list(ctx)
-		if err == nil {
-			break
-		}
-		a.log.Warn("cannot list what this node holds, trying again", "error", err)
-		if lease.Wait(ctx, time.After(pause)) != nil {
-			return nil
-		}
+	if !a.listUntilDone(ctx) {
+		return nil
 	}
 	a.deleteNoted()
 	a.ready.Store(true)
@@ -31,6 +24,19 @@ func (a *Agent) start(ctx context.Context) error {
 	a.deleteNoted()
 	a.keepLooking(ctx)
 	return nil
+}
+
+// listUntilDone lists what the node holds, again and again until the API server answers; false at the end of ctx.
+func (a *Agent) listUntilDone(ctx context.Context) bool {
+	for pause := 250 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 4*time.Second) {
+		err := a.list(ctx)
+		if err == nil {
+			return true
+		}
+		a.log.Warn("cannot list what this node holds, trying again", "error", err)
+		_ = lease.Wait(ctx, time.After(pause)) // the loop looks at ctx
+	}
+	return false
 }
 
 // keepLooking reads notes and audits until ctx ends.
