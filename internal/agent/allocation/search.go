@@ -68,14 +68,14 @@ func (s *search) full() *Full {
 	return &Full{Candidates: s.candidates, Usage: pool.Usage{Size: s.candidates.Count(), Reserved: reserved.Count()}}
 }
 
-// knownFull reports that an ADD in line need not wait for the next LIST to know that the pool is full: the last, which was
-// sent after it came, and what this node learned since leave nothing to try.
+// knownFull reports that an ADD in line need not wait for the next LIST: it has proof that the pool was full since it came,
+// and waits better where it hears of edits and of addresses that come free.
 func (s *search) knownFull() bool {
-	if s.request.waiter == nil || s.request.final {
+	if s.request.waiter == nil || s.request.final || !time.Now().Before(s.usage.next(false)) {
 		return false
 	}
-	likely, sent := s.usage.likelyFree(s.candidates, s.tried, s.random)
-	return !likely && sent.After(s.request.Came) && time.Now().Before(s.usage.next(false))
+	_, seen := s.request.seen[s.pool.Name]
+	return seen || s.usage.listedSince(s.request.Came)
 }
 
 // try creates entries, one after the other, until one is won, a batch was taken, or nothing is left to try. When a LIST has
@@ -157,7 +157,7 @@ func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error
 	}
 	var r coalesce.Result[addr.Set]
 	err = s.request.Retry(ctx, func() (err error) {
-		r, woken, err = s.interruptible(ctx, since, s.usage.next(!again || s.request.final))
+		r, woken, err = s.interruptible(ctx, since, s.due(!again || s.request.final))
 		if err != nil {
 			s.usage.failedNow()
 		}
@@ -172,6 +172,19 @@ func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error
 	s.noteForeign(r.Value)
 	s.usage.judge(r.Sent, !s.likely)
 	return left, false, nil
+}
+
+// due is when the next LIST may be sent: by the pace of the pool, but when the ADD may wait no longer, or is hurried, as soon
+// as a hurried one may.
+func (s *search) due(hurried bool) time.Time {
+	soon, paced := s.usage.next(true), s.usage.next(false)
+	switch {
+	case hurried || s.request.Deadline.Before(soon):
+		return soon
+	case s.request.Deadline.Before(paced):
+		return s.request.Deadline
+	}
+	return paced
 }
 
 // noteForeign notes what a LIST calls free and a create called taken. If that is all that was tried since the last LIST,

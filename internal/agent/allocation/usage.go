@@ -246,13 +246,19 @@ func (u *usage) left(candidates, listed addr.Set, tried map[netip.Addr]struct{})
 	return left, false
 }
 
-// likelyFree reports whether this node knows of a candidate that may well be free, and when the LIST was sent on which that
-// rests.
-func (u *usage) likelyFree(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (likely bool, sent time.Time) {
+// likelyFree reports whether this node knows of a candidate that may well be free.
+func (u *usage) likelyFree(candidates addr.Set, random *rand.Rand) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	_, likely, _ = u.find(candidates, tried, random)
-	return likely, u.sent
+	_, likely, _ := u.find(candidates, nil, random)
+	return likely
+}
+
+// listedSince reports whether the last LIST was sent after a moment.
+func (u *usage) listedSince(t time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sent.After(t)
 }
 
 // judge says of the last LIST, if it was sent at a time, whether it showed the pool full: the pause before the next follows.
