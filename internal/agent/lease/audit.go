@@ -51,24 +51,26 @@ type Finding struct {
 	Contradicted bool
 }
 
-// Decide is the audit of one address.
+// Decide is the audit of one address. The first row that fits holds.
 //
 //	ledger         lease             container                    verdict
-//	any            any but none      adding, deleting             again: its ADD or DEL is in progress
-//	not there      contradicted      namespace there              keep: its DEL ends it
+//	there          none              deleted                      release
+//	there          none              beside a confirmed sibling   release: a claim of an agent before this one, once
+//	                                                              nothing of that agent can come any more
+//	there          none              any other                    adopt; the next look decides
+//	any            any               adding, deleting             again: its ADD or DEL is in progress
 //	not there      in doubt          any                          again, until the create can no longer happen
-//	not there      told or unknown   namespace there              recreate
-//	not there      told or unknown   namespace gone               forget
 //	not there      not told          any                          forget
+//	not there      told or unknown   gone, or deleted             forget
+//	not there      contradicted      any other                    keep: its DEL ends it
+//	not there      told or unknown   any other                    recreate
 //	there, or not  any               deleted                      release
-//	looked at      not told          any                          release: nobody bears it
+//	looked at      not told, doubt   any                          again, as above
+//	               not told          any                          release: nobody bears it
+//	               told or unknown   namespace there              keep
 //	               told or unknown   gone in two looks, or gone
 //	                                 and unlisted                 release
-//	                                 gone in one look             again
-//	                                 namespace there              keep
-//	there          none              deleted                      release
-//	there          none              beside a confirmed sibling   release: a claim of an agent before this one
-//	there          none              any other                    adopt; the next look decides
+//	               told or unknown   gone in one look             again
 func Decide(f Finding) Verdict {
 	switch {
 	case !f.Known && (f.Attachment == Deleted || f.Sibling && f.Settled):
