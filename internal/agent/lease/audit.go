@@ -59,11 +59,10 @@ type Finding struct {
 //	                                                              nothing of that agent can come any more
 //	there          none              any other                    adopt; the next look decides
 //	any            any               adding, deleting             again: its ADD or DEL is in progress
-//	not there      in doubt          any                          again, until the create can no longer happen
-//	not there      not told          any                          forget
-//	not there      told or unknown   gone, or deleted             forget
+//	not there      not told          any                          forget; again, as long as a create may still happen
+//	not there      told or unknown   gone, or deleted             forget; again, as long as a create may still happen
 //	not there      contradicted      any other                    keep: its DEL ends it
-//	not there      told or unknown   any other                    recreate
+//	not there      told or unknown   any other                    recreate, also if a create may still happen
 //	there, or not  any               deleted                      release
 //	looked at      not told, doubt   any                          again, as above
 //	               not told          any                          release: nobody bears it
@@ -96,10 +95,11 @@ func Decide(f Finding) Verdict {
 }
 
 func (f Finding) vanished() Verdict {
+	silent := f.Told == No || f.Gone || f.Attachment == Deleted
 	switch {
-	case f.InDoubt:
+	case silent && f.InDoubt:
 		return Again
-	case f.Told == No, f.Gone, f.Attachment == Deleted:
+	case silent:
 		return Forget
 	case f.Contradicted:
 		return Keep
@@ -201,7 +201,7 @@ func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool) Finding
 }
 
 // Recreate makes the entry of a living container again. The holder is who has the address by now, if it is not the
-// container itself.
+// container itself. ledger.ErrUnknown leaves the lease in doubt; it may be called again at once.
 func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v2beta1.SpiderIP, err error) {
 	entry := &v2beta1.SpiderIP{Spec: l.Entry.Spec}
 	err = t.ledger.Claim(ctx, entry)
@@ -209,6 +209,10 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 	case err == nil:
 		l.Entry, l.contradicted, l.written = entry, false, time.Now()
 		return nil, nil
+	case errors.Is(err, ledger.ErrUnknown):
+		t.metrics.InDoubt.Inc()
+		l.inDoubtUntil = time.Now().Add(t.durations.Settle)
+		return nil, err
 	case !errors.Is(err, ledger.ErrTaken):
 		return nil, err
 	}

@@ -12,8 +12,9 @@ var rows = []struct {
 	{"unknown, beside a confirmed sibling", func(f Finding) bool { return !f.Known && f.Sibling && f.Settled }, Release},
 	{"unknown", func(f Finding) bool { return !f.Known }, Adopt},
 	{"its ADD or DEL is in progress", func(f Finding) bool { return f.Attachment == Adding || f.Attachment == Deleting }, Again},
-	{"not there, in doubt", func(f Finding) bool { return f.absent() && f.InDoubt }, Again},
+	{"not there, not told, in doubt", func(f Finding) bool { return f.absent() && f.Told == No && f.InDoubt }, Again},
 	{"not there, not told", func(f Finding) bool { return f.absent() && f.Told == No }, Forget},
+	{"not there, gone or deleted, in doubt", func(f Finding) bool { return f.absent() && (f.Gone || f.Attachment == Deleted) && f.InDoubt }, Again},
 	{"not there, gone or deleted", func(f Finding) bool { return f.absent() && (f.Gone || f.Attachment == Deleted) }, Forget},
 	{"not there, contradicted", func(f Finding) bool { return f.absent() && f.Contradicted }, Keep},
 	{"not there", func(f Finding) bool { return f.absent() }, Recreate},
@@ -44,8 +45,8 @@ var never = []struct {
 	{"an entry is made for a container that is gone, deleted or was not told", func(f Finding, v Verdict) bool {
 		return v == Recreate && (f.Gone || f.Attachment == Deleted || f.Told == No)
 	}},
-	{"an entry is made that stands, or was not looked for, or may still come, or another has", func(f Finding, v Verdict) bool {
-		return v == Recreate && (f.Stands || !f.Listed || f.InDoubt || f.Contradicted)
+	{"an entry is made that stands, or was not looked for, or another has", func(f Finding, v Verdict) bool {
+		return v == Recreate && (f.Stands || !f.Listed || f.Contradicted)
 	}},
 	{"a lease is touched while its ADD or DEL is in progress", func(f Finding, v Verdict) bool {
 		return f.Known && (f.Attachment == Adding || f.Attachment == Deleting) && v != Again

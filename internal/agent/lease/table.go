@@ -379,11 +379,11 @@ func (t *Table) refresh(ctx context.Context, i *Interface, l *Lease) error {
 	if err != nil {
 		return fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	}
-	if now == nil || l.Held() && now.UID != l.Entry.UID && !l.unsettled() || ownerOf(now) != i.Owner || now.Spec.Node != t.node {
+	if now == nil || ownerOf(now) != i.Owner || now.Spec.Node != t.node || l.Held() && now.UID != l.Entry.UID && !same(now, l.Entry) && !l.unsettled() {
 		t.lost(i, l)
 		return fmt.Errorf("%s: %w", l.Entry.Name, ledger.ErrLost)
 	}
-	if !l.Held() || now.UID != l.Entry.UID || now.Spec.ContainerID != l.Entry.Spec.ContainerID {
+	if !l.Held() || !same(now, l.Entry) {
 		l.Told = No
 	}
 	l.Entry, l.stale = now, false
@@ -412,6 +412,9 @@ func (t *Table) Stands(ctx context.Context, l *Lease) (bool, error) {
 	}
 	return now != nil && now.UID == l.Entry.UID && now.Spec.ContainerID == l.Entry.Spec.ContainerID, nil
 }
+
+// same reports whether two entries are in the name of one container: one that was made again is the same lease.
+func same(a, b *v2beta1.SpiderIP) bool { return a.Spec.ContainerID == b.Spec.ContainerID }
 
 func ownerOf(e *v2beta1.SpiderIP) Owner { return Owner{e.Spec.Pod.UID, e.Spec.Interface} }
 
