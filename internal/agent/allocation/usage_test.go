@@ -179,7 +179,7 @@ type slow struct {
 
 func (s *slow) likely(a netip.Addr) bool {
 	since, foreign := s.foreign[a]
-	return !s.taken[a] && s.trying[a] == 0 && !(foreign && time.Since(since) <= foreignFor)
+	return !s.taken[a] && s.trying[a] == 0 && (!foreign || time.Since(since) > foreignFor)
 }
 
 // step does one random thing to both.

@@ -386,7 +386,7 @@ func TestWaitingAdds(t *testing.T) {
 		if served != 3 || refused != adds-3 || most != 1 {
 			t.Errorf("%d served and %d refused, %d at once", served, refused, most)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		for range adds {
 			go add()
 		}
@@ -440,7 +440,7 @@ func TestFirstAdd(t *testing.T) {
 		if got := table.FirstAdd("c1"); !got.Equal(first) {
 			t.Errorf("the second came %s later", got.Sub(first))
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if got := table.FirstAdd("c2"); !got.Equal(time.Now()) || len(table.firstAdd) != 1 {
 			t.Errorf("%s, %d containers are remembered", got, len(table.firstAdd))
 		}

@@ -64,7 +64,7 @@ var never = []struct {
 		return f.Known && v == Keep && (f.Gone || f.Attachment == Deleted)
 	}},
 	{"the audit waits though nothing is in progress, in doubt or seen gone once", func(f Finding, v Verdict) bool {
-		return v == Again && f.Attachment != Adding && f.Attachment != Deleting && !f.InDoubt && !(f.Gone && !f.GoneBefore && !f.Unlisted)
+		return v == Again && f.Attachment != Adding && f.Attachment != Deleting && !f.InDoubt && (!f.Gone || f.GoneBefore || f.Unlisted)
 	}},
 }
 

@@ -104,7 +104,6 @@ type scene struct {
 	i       *Interface
 	address string
 	name    string
-	entry   *v2beta1.SpiderIP
 }
 
 const netns = "/proc/thread-self/ns/net"
