@@ -249,13 +249,7 @@ func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderI
 		t.doubt(i, entry)
 		return nil, err
 	case errors.Is(err, ledger.ErrTaken) && l != nil:
-		if readErr := t.refresh(ctx, i, l); readErr != nil && !errors.Is(readErr, ledger.ErrLost) {
-			return nil, readErr
-		} else if readErr != nil || l.Key() != (Key{entry.Spec.ContainerID, entry.Spec.Interface}) {
-			return nil, err // somebody else's, or of another container of the pod
-		}
-		l.Told, l.Confirmed = No, false
-		return l, nil
+		return t.own(ctx, i, l, entry.Spec, err)
 	default:
 		return nil, err
 	}
@@ -264,6 +258,28 @@ func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderI
 		i.leases = append(i.leases, l)
 	}
 	l.Entry, l.Told, l.Owned, l.Confirmed, l.stale, l.written = entry, No, false, false, false, time.Now()
+	return l, nil
+}
+
+// own is a lease whose address is taken, if it is the interface's own entry in the name of the same container that took it;
+// else the error is taken. An entry that was known is written again: a release without an answer may still be on its way, and
+// must not find what it was sent for.
+func (t *Table) own(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IPSpec, taken error) (*Lease, error) {
+	known := l.Held()
+	err := t.refresh(ctx, i, l)
+	if err == nil && l.Key() != (Key{spec.ContainerID, spec.Interface}) {
+		return nil, taken
+	}
+	if err == nil && known {
+		err = t.rewrite(ctx, l, spec)
+	}
+	switch {
+	case errors.Is(err, ledger.ErrLost):
+		return nil, taken
+	case err != nil:
+		return nil, err
+	}
+	l.Told, l.Confirmed = No, false
 	return l, nil
 }
 

@@ -240,6 +240,12 @@ var unanswered = []struct {
 	{"create", happensNever, "another", "free, no entry untold in doubt", "free, none"},
 	{"create", happensNever, "settle early", "free, no entry untold in doubt", "free, none"},
 	{"create", happensNever, "release when another pod has it", "unsettled: other, no entry untold in doubt", "other, none"},
+	{"create", answerLost, "again, release", "unsettled: free, no entry untold in doubt", "free, none"},
+	{"create", happensLate, "again, release", "unsettled: free, no entry untold in doubt", "c1, c1 untold"},
+	{"create", happensNever, "again, release", "unsettled: free, no entry untold in doubt", "free, none"},
+	{"create", answerLost, "create for another", "taken: c1, c1 untold in doubt", "c1, c1 untold"},
+	{"create", happensLate, "create for another", "taken: c1, c1 untold in doubt", "c1, c1 untold"},
+	{"create", happensNever, "create for another", "c2, c2 untold in doubt", "c2, c2 untold"},
 
 	{"rewrite", answerLost, "again", "c2, c2 untold", "c2, c2 untold"},
 	{"rewrite", answerLost, "release", "free, none", "free, none"},
@@ -275,6 +281,9 @@ var unanswered = []struct {
 	{"release", happensNever, "another", "c3, c3 untold", "c3, c3 untold"},
 	{"release", happensNever, "settle early", "c1, c1 told", "c1, c1 told"},
 	{"release", happensNever, "release when another pod has it", "free, none", "free, none"},
+	{"release", answerLost, "create", "c1, c1 untold", "c1, c1 untold"},
+	{"release", happensLate, "create", "c1, c1 untold", "c1, c1 untold"},
+	{"release", happensNever, "create", "c1, c1 untold", "c1, c1 untold"},
 
 	{"recreate", answerLost, "again", "c1, c1 told in doubt", "c1, c1 told"},
 	{"recreate", answerLost, "release", "unsettled: free, no entry untold in doubt", "free, none"},
@@ -299,8 +308,6 @@ var unanswered = []struct {
 // do carries out a call of the table.
 func (s *scene) do(call string) error {
 	switch call {
-	case "create":
-		return s.create()
 	case "rewrite":
 		return s.rewrite("c2")
 	case "another": // ADD, of a third container of the pod
@@ -312,6 +319,17 @@ func (s *scene) do(call string) error {
 		return err
 	case "settle":
 		return s.settle()
+	case "again, release":
+		if err := s.create(); err != nil {
+			return err
+		}
+		return s.release()
+	case "create": // also after a release: the same ADD draws the address again
+		return s.create()
+	case "create for another":
+		s.api.deliver()
+		_, err := s.Create(s.t.Context(), s.i, &v2beta1.SpiderIP{Spec: s.spec("c2")})
+		return err
 	case "settle early":
 		return s.Settle(s.t.Context(), s.i)
 	case "release when another pod has it":
@@ -360,6 +378,8 @@ func TestUnansweredWrites(t *testing.T) {
 			switch {
 			case errors.Is(err, ErrUnsettled):
 				after = "unsettled: " + after
+			case errors.Is(err, ledger.ErrTaken):
+				after = "taken: " + after
 			case errors.Is(err, ledger.ErrLost):
 				after = "lost: " + after
 			case err != nil:
