@@ -120,6 +120,27 @@ func TestRandomIsUniform(t *testing.T) {
 	}
 }
 
+// A sampler draws what its set would, and the set's other questions are answered as before.
+func TestSampler(t *testing.T) {
+	for _, s := range []Set{{}, dense(1000), MakeSet(PrefixRange(netip.MustParsePrefix("::/0"))),
+		mustSet("0.0.0.0-0.0.0.2", "255.255.255.250-255.255.255.255", "::", "fd00::-fd00:0:0:2:ffff:ffff:ffff:ffff")} {
+		p := MakeSampler(s)
+		ours, its := rand.New(rand.NewPCG(9, 10)), rand.New(rand.NewPCG(9, 10))
+		for range 1000 {
+			got, ok := p.Random(ours)
+			if want, wantOK := s.Random(its); got != want || ok != wantOK {
+				t.Fatalf("of %d ranges it drew %v, %t; want %v, %t", s.Len(), got, ok, want, wantOK)
+			}
+		}
+		if !p.Equal(s) || p.Count() != s.Count() {
+			t.Errorf("of %s it is %s", s, p)
+		}
+	}
+	if a, ok := (Sampler{}).Random(nil); ok {
+		t.Errorf("the zero sampler drew %v", a)
+	}
+}
+
 // Above 2^64 a number is drawn in two halves; each eighth of a range of 3*2^64 must get its share.
 func TestRandomAbove64Bits(t *testing.T) {
 	s := mustSet("fd00::-fd00:0:0:2:ffff:ffff:ffff:ffff")
@@ -145,7 +166,9 @@ func TestQuestionsAllocateNothing(t *testing.T) {
 	s := dense(1000)
 	a := netip.MustParseAddr("10.0.1.1")
 	r := rand.New(rand.NewPCG(13, 14))
+	p := MakeSampler(s)
 	for name, ask := range map[string]func(){
+		"Sampler":     func() { p.Random(r) },
 		"Contains":    func() { s.Contains(a) },
 		"ContainsSet": func() { s.ContainsSet(s) },
 		"Overlaps":    func() { s.Overlaps(s) },

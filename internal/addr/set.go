@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -295,6 +296,37 @@ func (s Set) Random(r *rand.Rand) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return s.Nth(below(r, s.Count()))
+}
+
+// Sampler is a set from which many members are drawn. It is made once, and then a draw costs the logarithm of the number of
+// ranges, where one from the set itself costs that number.
+type Sampler struct {
+	Set
+	upTo []Count // how many members the ranges up to each have
+}
+
+// MakeSampler returns s, ready for many draws.
+func MakeSampler(s Set) Sampler {
+	p := Sampler{s, make([]Count, len(s.ranges))}
+	var n Count
+	for i, r := range s.ranges {
+		n = n.Add(r.Count())
+		p.upTo[i] = n
+	}
+	return p
+}
+
+// Random returns a member as Set.Random does, and the same one.
+func (p Sampler) Random(r *rand.Rand) (netip.Addr, bool) {
+	if p.IsEmpty() {
+		return netip.Addr{}, false
+	}
+	n := below(r, p.upTo[len(p.upTo)-1])
+	i := sort.Search(len(p.upTo), func(i int) bool { return n.Cmp(p.upTo[i]) < 0 })
+	if i > 0 {
+		n = n.Sub(p.upTo[i-1])
+	}
+	return plus(p.ranges[i].from, n), true
 }
 
 // below returns a number from 0 to n-1, each with the same chance. n is not 0.

@@ -122,7 +122,7 @@ func checkRequested(r *allocation.Request) error {
 // again if it can be; if another has it by now and the interface bears it, that is reported and the ADD refused.
 func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, reply *wire.Reply) (bool, error) {
 	for _, ip := range reply.IPs {
-		l := leaseOf(i, ip)
+		l := leaseOf(i, k, ip)
 		if l == nil {
 			return false, nil
 		}
@@ -142,9 +142,10 @@ func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, rep
 	return true, nil
 }
 
-func leaseOf(i *lease.Interface, ip wire.IP) *lease.Lease {
+// leaseOf is the lease of an address in the name of a container, or nil: another of the pod may have taken it over.
+func leaseOf(i *lease.Interface, k lease.Key, ip wire.IP) *lease.Lease {
 	for _, l := range i.Leases() {
-		if lease.AddressOf(l.Entry) == ip.Address.Addr() && l.Held() {
+		if l.Key() == k && lease.AddressOf(l.Entry) == ip.Address.Addr() && l.Held() {
 			return l
 		}
 	}

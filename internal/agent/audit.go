@@ -99,10 +99,10 @@ func (a *Agent) auditInterface(ctx context.Context, o lease.Owner, s *lease.Snap
 	if err := a.leases.Settle(ctx, i); err != nil {
 		return err
 	}
-	var reports []lease.Report
 	if s != nil {
-		reports = a.leases.Adopt(ctx, i, *s, s.ByOwner()[o])
+		a.leases.Adopt(ctx, i, *s, s.ByOwner()[o])
 	}
+	var reports []lease.Report
 	for _, l := range i.Leases() {
 		f := a.leases.Find(i, l, s, unlisted(l))
 		reports = append(reports, a.do(ctx, i, l, lease.Decide(f)))

@@ -624,6 +624,7 @@ type slot struct {
 
 	replacing sync.Mutex
 	pod       *corev1.Pod // guarded by model.mu
+	going     bool        // it is being deleted
 	selection string
 }
 
@@ -637,6 +638,7 @@ func (s *slot) replace(r *rand.Rand) {
 	ctx := context.Background()
 	s.mu.Lock()
 	old := s.pod
+	s.going = old != nil
 	s.mu.Unlock()
 	if old != nil {
 		if err := s.Delete(ctx, old, client.GracePeriodSeconds(0)); err != nil {
@@ -655,7 +657,7 @@ func (s *slot) replace(r *rand.Rand) {
 	s.log(nil, "        pod %s is now %s, wants %s", s.name, p.UID[:4], selection)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pod, s.selection = p, selection
+	s.pod, s.selection, s.going = p, selection, false
 }
 
 // seat is an attachment: one interface of one pod.
@@ -831,7 +833,7 @@ func (b *box) mayRefuse(code uint, ask modelAsking, now time.Time) bool {
 	case wire.CodeTryAgain:
 		return true
 	case wire.CodeEnvironment:
-		return b.seat.pod != b.slot.pod
+		return b.seat.pod != b.slot.pod || b.slot.going
 	case wire.CodeNoPool:
 		from := ask.sent.Add(-watchLag)
 		for _, names := range b.pools {

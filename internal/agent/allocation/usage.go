@@ -37,7 +37,8 @@ type usage struct {
 	// trying are what ADDs of this node try right now.
 	trying map[netip.Addr]int
 	// free are the candidates of the last search that are not listed.
-	candidates, free addr.Set
+	candidates addr.Set
+	free       addr.Sampler
 	// gap is the pause from the last LIST to the next; judged says that it follows from the last.
 	gap    time.Duration
 	judged bool
@@ -81,17 +82,19 @@ func (u *usage) pick(candidates addr.Set, tried map[netip.Addr]struct{}, random 
 
 // find returns what to try next, and whether it may well be free. The caller has the lock.
 func (u *usage) find(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (a netip.Addr, likely, ok bool) {
-	for _, from := range []func() addr.Set{func() addr.Set { return candidates }, func() addr.Set { return u.freeOf(candidates) }} {
-		if a, ok := u.guess(from(), tried, random); ok {
-			return a, true, true
-		}
+	if a, ok := u.guess(candidates.Random, tried, random); ok {
+		return a, true, true
 	}
-	return u.walk(candidates, tried, random)
+	free := u.freeOf(candidates)
+	if a, ok := u.guess(free.Random, tried, random); ok {
+		return a, true, true
+	}
+	return u.walk(candidates, free, tried, random)
 }
 
-func (u *usage) guess(from addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+func (u *usage) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
 	for range guesses {
-		a, ok := from.Random(random)
+		a, ok := draw(random)
 		if !ok {
 			break
 		}
@@ -104,7 +107,7 @@ func (u *usage) guess(from addr.Set, tried map[netip.Addr]struct{}, random *rand
 
 // walk looks at what is free one by one, from a random place on. It passes over what is known beside the LIST and so ends
 // soon. What is unlikely is taken if there is nothing else.
-func (u *usage) walk(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
+func (u *usage) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr]struct{}, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
 	var unlikely netip.Addr
 	suits := func(a netip.Addr) bool {
 		if _, again := tried[a]; again || u.isTaken(a) {
@@ -121,13 +124,12 @@ func (u *usage) walk(candidates addr.Set, tried map[netip.Addr]struct{}, random 
 			return a, true, true
 		}
 	}
-	free := u.freeOf(candidates)
 	first, ok := free.Random(random)
 	for a := first; ok; {
 		if suits(a) {
 			return a, true, true
 		}
-		if a, ok = free.Next(a); !ok { // from the end to the beginning
+		if a, ok = free.Next(a.Next()); !ok { // from the end to the beginning
 			a, ok = free.Nth(addr.Count{})
 		}
 		ok = ok && a != first
@@ -136,9 +138,9 @@ func (u *usage) walk(candidates addr.Set, tried map[netip.Addr]struct{}, random 
 }
 
 // freeOf are candidates without what the last LIST has; computed once for each LIST and edit.
-func (u *usage) freeOf(candidates addr.Set) addr.Set {
+func (u *usage) freeOf(candidates addr.Set) addr.Sampler {
 	if !u.candidates.Equal(candidates) {
-		u.candidates, u.free = candidates, candidates.Minus(u.listed)
+		u.candidates, u.free = candidates, addr.MakeSampler(candidates.Minus(u.listed))
 	}
 	return u.free
 }
@@ -205,7 +207,7 @@ func (u *usage) brought(r coalesce.Result[addr.Set]) {
 		return
 	}
 	u.listed, u.sent, u.judged = r.Value, r.Sent, false
-	u.candidates, u.free = addr.Set{}, addr.Set{}
+	u.candidates, u.free = addr.Set{}, addr.Sampler{}
 	clear(u.taken)
 	clear(u.freed)
 	for a := range u.foreign {
@@ -246,11 +248,11 @@ func (u *usage) left(candidates, listed addr.Set, tried map[netip.Addr]struct{})
 	return left, false
 }
 
-// likelyFree reports whether this node knows of a candidate that may well be free.
-func (u *usage) likelyFree(candidates addr.Set, random *rand.Rand) bool {
+// likelyFree reports whether this node knows of a candidate that may well be free and is not among tried.
+func (u *usage) likelyFree(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	_, likely, _ := u.find(candidates, nil, random)
+	_, likely, _ := u.find(candidates, tried, random)
 	return likely
 }
 

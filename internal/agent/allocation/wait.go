@@ -62,7 +62,7 @@ func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, dead
 	until := deadline
 	for name, full := range refused.Full {
 		u := a.usages.of(name)
-		if u.likelyFree(full.Candidates, newRandom()) {
+		if u.likelyFree(full.Candidates, nil, newRandom()) {
 			return nil // it came free while this ADD was joining the line
 		}
 		if next := u.next(false); next.Before(until) {

@@ -119,8 +119,8 @@ func (t *Table) leave(k Key, a *attachment) {
 	a.add = nil
 	if a.state == Adding {
 		a.state = Held
-		t.forgetIfEmpty(k, a)
 	}
+	t.forgetIfEmpty(k, a)
 }
 
 // forgetIfEmpty drops an attachment whose owner has nothing. The caller has the lock.
@@ -291,11 +291,11 @@ func (t *Table) OwnerOf(k Key) (Owner, bool) {
 	return a.owner, true
 }
 
-// SetAnswer remembers what an ADD is answered; nil forgets it.
+// SetAnswer remembers what an ADD is answered, unless its container was deleted meanwhile; nil forgets it.
 func (t *Table) SetAnswer(k Key, reply *wire.Reply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if a := t.attachments[k]; a != nil {
+	if a := t.attachments[k]; a != nil && a.state < Deleting {
 		a.answer = reply
 		if reply != nil && a.state == Adding {
 			a.state = Held

@@ -51,24 +51,25 @@ type Finding struct {
 	Contradicted bool
 }
 
-// Decide is the audit of one address.
+// Decide is the audit of one address. The first row that fits holds.
 //
 //	ledger         lease             container                    verdict
-//	any            any but none      adding, deleting             again: its ADD or DEL is in progress
-//	not there      contradicted      namespace there              keep: its DEL ends it
-//	not there      in doubt          any                          again, until the create can no longer happen
-//	not there      told or unknown   namespace there              recreate
-//	not there      told or unknown   namespace gone               forget
-//	not there      not told          any                          forget
+//	there          none              deleted                      release
+//	there          none              beside a confirmed sibling   release: a claim of an agent before this one, once
+//	                                                              nothing of that agent can come any more
+//	there          none              any other                    adopt; the next look decides
+//	any            any               adding, deleting             again: its ADD or DEL is in progress
+//	not there      not told          any                          forget; again, as long as a create may still happen
+//	not there      told or unknown   gone, or deleted             forget; again, as long as a create may still happen
+//	not there      contradicted      any other                    keep: its DEL ends it
+//	not there      told or unknown   any other                    recreate, also if a create may still happen
 //	there, or not  any               deleted                      release
-//	looked at      not told          any                          release: nobody bears it
+//	looked at      not told, doubt   any                          again, as above
+//	               not told          any                          release: nobody bears it
+//	               told or unknown   namespace there              keep
 //	               told or unknown   gone in two looks, or gone
 //	                                 and unlisted                 release
-//	                                 gone in one look             again
-//	                                 namespace there              keep
-//	there          none              deleted                      release
-//	there          none              beside a confirmed sibling   release: a claim of an agent before this one
-//	there          none              any other                    adopt; the next look decides
+//	               told or unknown   gone in one look             again
 func Decide(f Finding) Verdict {
 	switch {
 	case !f.Known && (f.Attachment == Deleted || f.Sibling && f.Settled):
@@ -94,10 +95,11 @@ func Decide(f Finding) Verdict {
 }
 
 func (f Finding) vanished() Verdict {
+	silent := f.Told == No || f.Gone || f.Attachment == Deleted
 	switch {
-	case f.InDoubt:
+	case silent && f.InDoubt:
 		return Again
-	case f.Told == No, f.Gone, f.Attachment == Deleted:
+	case silent:
 		return Forget
 	case f.Contradicted:
 		return Keep
@@ -141,9 +143,9 @@ type Report struct {
 	Err    error
 }
 
-// Adopt makes the entries of a snapshot leases of an interface that it does not know yet, and reports those that must be
-// released. The caller has locked the interface.
-func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*v2beta1.SpiderIP) (reports []Report) {
+// Adopt makes the entries of a snapshot leases of an interface that it does not know yet. Those that Decide would release were
+// told to nobody who lives: the audit, which comes next, releases them. The caller has locked the interface.
+func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*v2beta1.SpiderIP) {
 	for _, e := range entries {
 		if l := i.Lease(e.Name); l != nil && (l.Held() || l.unsettled()) {
 			continue
@@ -155,20 +157,14 @@ func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*
 			}
 			e = now
 		}
-		k := Key{e.Spec.ContainerID, e.Spec.Interface}
-		f := Finding{Listed: true, Stands: true, Attachment: t.StateOf(k), Settled: s.Settled, Sibling: i.sibling(e)}
-		verdict := Decide(f)
 		l := &Lease{Entry: e, Owned: probe.Bears(e.Spec.Netns, e.Spec.Interface, AddressOf(e))}
-		i.leases = append(i.leases, l)
-		if verdict == Release {
+		f := Finding{Listed: true, Stands: true, Attachment: t.StateOf(l.Key()), Settled: s.Settled, Sibling: i.sibling(e)}
+		if i.leases = append(i.leases, l); Decide(f) == Release {
 			l.Told = No
-			_, err := t.Release(ctx, i, l)
-			reports = append(reports, Report{Release, e, nil, err})
 			continue
 		}
-		t.Bind(k, i.Owner)
+		t.Bind(l.Key(), i.Owner)
 	}
-	return reports
 }
 
 // sibling reports whether another address of the family is confirmed for the same container.
@@ -200,7 +196,7 @@ func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool) Finding
 }
 
 // Recreate makes the entry of a living container again. The holder is who has the address by now, if it is not the
-// container itself.
+// container itself. ledger.ErrUnknown leaves the lease in doubt; it may be called again at once.
 func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v2beta1.SpiderIP, err error) {
 	entry := &v2beta1.SpiderIP{Spec: l.Entry.Spec}
 	err = t.ledger.Claim(ctx, entry)
@@ -208,6 +204,10 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 	case err == nil:
 		l.Entry, l.contradicted, l.written = entry, false, time.Now()
 		return nil, nil
+	case errors.Is(err, ledger.ErrUnknown):
+		t.metrics.InDoubt.Inc()
+		l.inDoubtUntil = time.Now().Add(t.durations.Settle)
+		return nil, err
 	case !errors.Is(err, ledger.ErrTaken):
 		return nil, err
 	}

@@ -202,8 +202,9 @@ type Lease struct {
 
 	// inDoubtUntil is until when a create that was sent and not answered may still happen.
 	inDoubtUntil time.Time
-	// stale says that a write was not answered: the entry must be read before it is written again.
-	stale bool
+	// staleUntil is set when a write was not answered: the entry must be read before it is written again, and as long as the
+	// late write may come.
+	staleUntil time.Time
 	// gone says that the audit has found the container's interface gone once.
 	gone bool
 	// contradicted says that the ledger gives the address to another, and that was reported.
@@ -220,6 +221,8 @@ func (l *Lease) Key() Key { return Key{l.Entry.Spec.ContainerID, l.Entry.Spec.In
 
 // Family is the family of the address.
 func (l *Lease) Family() pool.Family { return pool.FamilyOf(AddressOf(l.Entry)) }
+
+func (l *Lease) stale() bool { return !l.staleUntil.IsZero() }
 
 func (l *Lease) unsettled() bool { return time.Now().Before(l.inDoubtUntil) }
 
@@ -249,13 +252,7 @@ func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderI
 		t.doubt(i, entry)
 		return nil, err
 	case errors.Is(err, ledger.ErrTaken) && l != nil:
-		if readErr := t.refresh(ctx, i, l); readErr != nil && !errors.Is(readErr, ledger.ErrLost) {
-			return nil, readErr
-		} else if readErr != nil || l.Key() != (Key{entry.Spec.ContainerID, entry.Spec.Interface}) {
-			return nil, err // somebody else's, or of another container of the pod
-		}
-		l.Told, l.Confirmed = No, false
-		return l, nil
+		return t.own(ctx, i, l, entry.Spec, err)
 	default:
 		return nil, err
 	}
@@ -263,7 +260,29 @@ func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderI
 		l = &Lease{}
 		i.leases = append(i.leases, l)
 	}
-	l.Entry, l.Told, l.Owned, l.Confirmed, l.stale, l.written = entry, No, false, false, false, time.Now()
+	l.Entry, l.Told, l.Owned, l.Confirmed, l.staleUntil, l.written = entry, No, false, false, time.Time{}, time.Now()
+	return l, nil
+}
+
+// own is a lease whose address is taken, if it is the interface's own entry in the name of the same container that took it;
+// else the error is taken. An entry that was known is written again: a release without an answer may still be on its way, and
+// must not find what it was sent for.
+func (t *Table) own(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IPSpec, taken error) (*Lease, error) {
+	known := l.Held()
+	err := t.refresh(ctx, i, l)
+	if err == nil && l.Key() != (Key{spec.ContainerID, spec.Interface}) {
+		return nil, taken
+	}
+	if err == nil && known {
+		err = t.rewrite(ctx, l, spec)
+	}
+	switch {
+	case errors.Is(err, ledger.ErrLost):
+		return nil, taken
+	case err != nil:
+		return nil, err
+	}
+	l.Told, l.Confirmed = No, false
 	return l, nil
 }
 
@@ -284,7 +303,7 @@ func (t *Table) doubt(i *Interface, entry *v2beta1.SpiderIP) {
 // over from a container that is silent. Errors: ledger.ErrLost, and the lease is forgotten; ledger.ErrUnknown; or a
 // refusal after which nothing was written.
 func (t *Table) Rewrite(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IPSpec) error {
-	if l.stale {
+	if l.stale() {
 		if err := t.refresh(ctx, i, l); err != nil {
 			return err
 		}
@@ -309,10 +328,10 @@ func (t *Table) rewrite(ctx context.Context, l *Lease, spec v2beta1.IPSpec) erro
 		if l.Key() != (Key{spec.ContainerID, spec.Interface}) {
 			l.Told = No
 		}
-		l.Entry, l.gone, l.written = entry, false, time.Now()
+		l.Entry, l.gone, l.written, l.staleUntil = entry, false, time.Now(), time.Time{}
 	case errors.Is(err, ledger.ErrUnknown):
 		t.metrics.InDoubt.Inc()
-		l.stale = true
+		l.staleUntil = time.Now().Add(t.durations.Settle)
 	}
 	return err
 }
@@ -320,35 +339,33 @@ func (t *Table) rewrite(ctx context.Context, l *Lease, spec v2beta1.IPSpec) erro
 // Release removes the entry of a lease. freed says that this made the address free. An entry that has become somebody
 // else's is left alone and the lease forgotten. ErrUnsettled means that a create in doubt may still happen.
 func (t *Table) Release(ctx context.Context, i *Interface, l *Lease) (freed bool, err error) {
+	bearer := l.Key()
 	l.Confirmed = false
-	if !l.Held() || l.stale {
-		if err := t.refresh(ctx, i, l); errors.Is(err, ledger.ErrLost) {
-			return false, l.settled()
-		} else if err != nil {
-			return false, err
-		}
-	}
-	err = t.ledger.Release(ctx, l.Entry)
-	if errors.Is(err, ledger.ErrLost) {
-		bearer := l.Key()
-		if err = t.refresh(ctx, i, l); err == nil {
-			if l.Key() != bearer && !t.Silent(l, bearer) {
+	read := !l.Held() || l.stale()
+	for tries := 0; tries < 2; tries++ {
+		if read {
+			if err = t.refresh(ctx, i, l); err != nil {
+				break
+			}
+			if l.Held() && l.Key() != bearer && !t.Silent(l, bearer) {
 				return false, nil // a write without an answer happened after all: it is another container's
 			}
-			err = t.ledger.Release(ctx, l.Entry)
 		}
+		if err = t.ledger.Release(ctx, l.Entry); !errors.Is(err, ledger.ErrLost) {
+			break
+		}
+		read = true
 	}
 	switch {
+	case err == nil:
+		t.lost(i, l)
+		return true, l.settled()
 	case errors.Is(err, ledger.ErrLost):
 		return false, l.settled()
-	case err != nil:
-		if errors.Is(err, ledger.ErrUnknown) {
-			l.stale = true
-		}
-		return false, err
+	case errors.Is(err, ledger.ErrUnknown):
+		l.staleUntil = time.Now().Add(t.durations.Settle)
 	}
-	t.lost(i, l)
-	return true, l.settled()
+	return false, err
 }
 
 // ErrUnsettled means that a create without an answer may still happen.
@@ -369,7 +386,7 @@ func (t *Table) lost(i *Interface, l *Lease) {
 	}
 	l.Entry = l.Entry.DeepCopy()
 	l.Entry.UID, l.Entry.ResourceVersion = "", ""
-	l.Told, l.Owned, l.Confirmed, l.stale = No, false, false, false
+	l.Told, l.Owned, l.Confirmed, l.staleUntil = No, false, false, time.Time{}
 }
 
 // refresh reads what stands in the ledger. ErrLost means that it is not this interface's: the lease is forgotten, or is
@@ -379,14 +396,17 @@ func (t *Table) refresh(ctx context.Context, i *Interface, l *Lease) error {
 	if err != nil {
 		return fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	}
-	if now == nil || l.Held() && now.UID != l.Entry.UID && !l.unsettled() || ownerOf(now) != i.Owner || now.Spec.Node != t.node {
+	if now == nil || ownerOf(now) != i.Owner || now.Spec.Node != t.node || l.Held() && now.UID != l.Entry.UID && !same(now, l.Entry) && !l.unsettled() {
 		t.lost(i, l)
 		return fmt.Errorf("%s: %w", l.Entry.Name, ledger.ErrLost)
 	}
-	if !l.Held() || now.UID != l.Entry.UID || now.Spec.ContainerID != l.Entry.Spec.ContainerID {
+	if !l.Held() || !same(now, l.Entry) {
 		l.Told = No
 	}
-	l.Entry, l.stale = now, false
+	l.Entry = now
+	if time.Now().After(l.staleUntil) {
+		l.staleUntil = time.Time{}
+	}
 	return nil
 }
 
@@ -394,7 +414,7 @@ func (t *Table) refresh(ctx context.Context, i *Interface, l *Lease) error {
 // now.
 func (t *Table) Settle(ctx context.Context, i *Interface) error {
 	for _, l := range i.Leases() {
-		if l.Held() && !l.stale {
+		if l.Held() && !l.stale() {
 			continue
 		}
 		if err := t.refresh(ctx, i, l); err != nil && !errors.Is(err, ledger.ErrLost) {
@@ -418,6 +438,9 @@ func (t *Table) Reachable(ctx context.Context) error {
 	_, err := t.ledger.Get(ctx, "0.0.0.0") // which nobody holds
 	return err
 }
+
+// same reports whether two entries are in the name of one container: one that was made again is the same lease.
+func same(a, b *v2beta1.SpiderIP) bool { return a.Spec.ContainerID == b.Spec.ContainerID }
 
 func ownerOf(e *v2beta1.SpiderIP) Owner { return Owner{e.Spec.Pod.UID, e.Spec.Interface} }
 

@@ -19,7 +19,7 @@ type Durations struct {
 	Call time.Duration
 	// Request is how long the API server and the client give a request: what was not answered by then cannot happen much later.
 	Request time.Duration
-	// Settle is how long after a create was sent it is certain whether it happened.
+	// Settle is how long after a create was sent it is certain whether it happened: twice Request, see apiclient.
 	Settle time.Duration
 	// PutBack is how long a call that ended may still take to release what it claimed.
 	PutBack time.Duration
@@ -77,7 +77,7 @@ func (d Durations) Check() error {
 		{"Wait must be longer than a pod's default grace period", d.Wait, 30 * time.Second},
 		{"Call must be longer than Wait", d.Call, d.Wait},
 		{"the plugin gives a call up after 60 s, Call must be shorter", 60 * time.Second, d.Call},
-		{"Settle must be longer than Request", d.Settle, d.Request},
+		{"Settle must be at least twice Request", d.Settle, 2*d.Request - 1},
 		{"Rescan must be longer than Settle", d.Rescan, d.Settle},
 		{"Wait must be longer than Rescan", d.Wait, d.Rescan},
 		{"Remember must be longer than Call", d.Remember, d.Call},

@@ -1,0 +1,67 @@
+package timing
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spidernet-io/spiderpool/internal/apiclient"
+)
+
+// TestProduction holds the durations to the rules among them, and to what the client and the plugin do.
+func TestProduction(t *testing.T) {
+	d := Production()
+	if err := d.Check(); err != nil {
+		t.Error(err)
+	}
+	if d.Request != apiclient.RequestTimeout {
+		t.Errorf("Request is %s, the client's timeout %s", d.Request, apiclient.RequestTimeout)
+	}
+	if d.Settle < 2*apiclient.RequestTimeout {
+		t.Errorf("Settle is %s, and what was not answered may happen until %s after it was sent", d.Settle, 2*apiclient.RequestTimeout)
+	}
+}
+
+// TestCheck breaks each rule alone, by the least that breaks it, and looks for its name.
+func TestCheck(t *testing.T) {
+	for _, tc := range []struct {
+		rule   string
+		change func(*Durations)
+	}{
+		{"Wait must be longer than a pod's default grace period", func(d *Durations) { d.Wait, d.Rescan = 30*time.Second, 25*time.Second }},
+		{"Call must be longer than Wait", func(d *Durations) { d.Call = d.Wait }},
+		{"the plugin gives a call up after 60 s", func(d *Durations) { d.Call = time.Minute }},
+		{"Settle must be at least twice Request", func(d *Durations) { d.Settle = 2*d.Request - 1 }},
+		{"Rescan must be longer than Settle", func(d *Durations) { d.Rescan = d.Settle }},
+		{"Wait must be longer than Rescan", func(d *Durations) { d.Rescan = d.Wait }},
+		{"Remember must be longer than Call", func(d *Durations) { d.Remember = d.Call }},
+		{"two Looks must pass within a minute", func(d *Durations) { d.Look = 30 * time.Second }},
+	} {
+		d := Production()
+		tc.change(&d)
+		err := d.Check()
+		if err == nil || !strings.Contains(err.Error(), tc.rule) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q is broken, and Check says %v", tc.rule, err)
+		}
+	}
+	if err := (Durations{}).Check(); err == nil || len(strings.Split(err.Error(), "\n")) < 4 {
+		t.Errorf("of no durations at all Check says %v", err)
+	}
+}
+
+func TestJitter(t *testing.T) {
+	for _, d := range []time.Duration{math.MinInt64, -1, 0, 1, 3, 4, 5, time.Second, math.MaxInt64} {
+		seen := map[time.Duration]bool{}
+		for range 100 {
+			got := Jitter(d)
+			if got > d || d >= 4 && got < d-d/4 || d < 4 && got != d {
+				t.Fatalf("of %d it is %d", d, got)
+			}
+			seen[got] = true
+		}
+		if d >= time.Second && len(seen) < 50 {
+			t.Errorf("100 times %s: only %d different", d, len(seen))
+		}
+	}
+}
