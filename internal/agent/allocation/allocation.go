@@ -19,6 +19,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/agent/usage"
 	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
@@ -55,7 +56,7 @@ type Allocator struct {
 
 	pools  coalesce.Group[*pool.Pool] // live reads, for the fence
 	lists  coalesce.Group[addr.Set]   // of the addresses in use of a pool
-	usages usages
+	usages usage.Pools
 	line   line
 	// stopping is closed when the agent is to stop: then nobody waits for an address any more.
 	stopping <-chan struct{}
@@ -66,7 +67,7 @@ func New(o Options) *Allocator {
 	a := &Allocator{node: o.Node, families: o.Families, facts: o.Facts, ledger: o.Ledger, leases: o.Leases, durations: o.Durations,
 		metrics: o.Metrics, events: o.Events, log: o.Log}
 	a.pools.Read = o.Facts.ReadPool
-	a.lists.Keep = 2 * lastGap
+	a.lists.Keep = 2 * usage.LastGap
 	a.lists.Read = func(ctx context.Context, pool string) (addr.Set, error) {
 		a.metrics.Lists.Inc()
 		taken, strange, err := a.ledger.OfPool(ctx, pool)
@@ -300,7 +301,7 @@ func (a *Allocator) Release(ctx context.Context, i *lease.Interface, l *lease.Le
 // freed wakes the oldest ADD that can use an address, or notes that the address is free.
 func (a *Allocator) freed(pool string, address netip.Addr, from lease.Owner) {
 	if !a.line.wake(offer{pool, address}, from) {
-		a.usages.of(pool).release(address)
+		a.usages.Of(pool).Release(address)
 	}
 }
 
@@ -322,5 +323,5 @@ func (a *Allocator) Tidy() {
 	for _, p := range a.facts.Pools() {
 		exist[p.Name] = true
 	}
-	a.usages.keepOnly(func(pool string) bool { return exist[pool] })
+	a.usages.KeepOnly(func(pool string) bool { return exist[pool] })
 }

@@ -172,9 +172,9 @@ func TestPassedOn(t *testing.T) {
 	first, second := ask("first", 1), ask("second", 2)
 	first.waiter = a.line.join(first, wants(t, "v4", "10.1.0.1-10.1.0.2"))
 	second.waiter = a.line.join(second, wants(t, "v4", "10.1.0.2"))
-	usage := a.usages.of("v4")
+	usage := a.usages.Of("v4")
 	for _, text := range []string{"10.1.0.1", "10.1.0.2"} {
-		usage.won(netip.MustParseAddr(text))
+		usage.Won(netip.MustParseAddr(text))
 		a.freed("v4", netip.MustParseAddr(text), lease.Owner{})
 	}
 	w := second.waiter
@@ -182,7 +182,7 @@ func TestPassedOn(t *testing.T) {
 	if got, ok := a.line.take(w, "v4"); !ok || got != netip.MustParseAddr("10.1.0.2") || !isWoken(w) {
 		t.Errorf("the second in line was passed %s, %t", got, ok)
 	}
-	if usage.isTaken(netip.MustParseAddr("10.1.0.1")) || !usage.isTaken(netip.MustParseAddr("10.1.0.2")) {
+	if !usage.LikelyFree(set(t, "10.1.0.1"), nil, newRandom()) || usage.LikelyFree(set(t, "10.1.0.2"), nil, newRandom()) {
 		t.Error("what nobody wants is not free, or what is offered is")
 	}
 	if first.waiter != nil || a.Waiting() != 1 {

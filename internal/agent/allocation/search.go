@@ -12,6 +12,7 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/usage"
 	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
@@ -25,7 +26,7 @@ type search struct {
 	*Allocator
 	request    *Request
 	pool       *pool.Pool
-	usage      *usage
+	usage      *usage.Pool
 	candidates addr.Set
 	random     *rand.Rand
 
@@ -41,7 +42,7 @@ type search struct {
 // search claims one free address of a pool, at random among those not known to be taken. The pool is full only when every
 // candidate is in a LIST that was sent after this ADD came, or was answered "taken" to it.
 func (a *Allocator) search(ctx context.Context, r *Request, p *pool.Pool, candidates addr.Set) (*lease.Lease, *Full, error) {
-	s := &search{Allocator: a, request: r, pool: p, usage: a.usages.of(p.Name), candidates: candidates,
+	s := &search{Allocator: a, request: r, pool: p, usage: a.usages.Of(p.Name), candidates: candidates,
 		random: newRandom(), tried: map[netip.Addr]struct{}{}, batch: tries}
 	for {
 		l, err := s.try(ctx)
@@ -71,11 +72,11 @@ func (s *search) full() *Full {
 // knownFull reports that an ADD in line need not wait for the next LIST: it has proof that the pool was full since it came,
 // and waits better where it hears of edits and of addresses that come free.
 func (s *search) knownFull() bool {
-	if s.request.waiter == nil || s.request.final || !time.Now().Before(s.usage.next(false)) {
+	if s.request.waiter == nil || s.request.final || !time.Now().Before(s.usage.Next(false)) {
 		return false
 	}
 	_, seen := s.request.seen[s.pool.Name]
-	return seen || s.usage.listedSince(s.request.Came)
+	return seen || s.usage.ListedSince(s.request.Came)
 }
 
 // try creates entries, one after the other, until one is won, a batch was taken, or nothing is left to try. When a LIST has
@@ -90,17 +91,17 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 			return nil, nil
 		}
 		l, err := s.create(ctx, address)
-		s.usage.tried(address)
+		s.usage.Tried(address)
 		switch {
 		case err == nil:
-			s.usage.won(address)
+			s.usage.Won(address)
 			return l, nil
 		case !errors.Is(err, ledger.ErrTaken):
 			s.passOn(address, err)
 			return nil, away(err)
 		}
 		s.metrics.Allocation.Conflicts.Inc()
-		s.usage.lost(address, s.listed)
+		s.usage.Lost(address, s.listed)
 		s.tried[address] = struct{}{}
 		s.latest = append(s.latest, address)
 	}
@@ -125,7 +126,7 @@ func (s *search) next() (netip.Addr, bool) {
 			return a, true
 		}
 	}
-	return s.usage.pick(s.candidates, s.tried, s.random)
+	return s.usage.Pick(s.candidates, s.tried, s.random)
 }
 
 // passOn offers an address whose claim was refused to the next in line. One whose claim is in doubt is nobody's yet.
@@ -159,25 +160,25 @@ func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error
 	err = s.request.Retry(ctx, func() (err error) {
 		r, woken, err = s.interruptible(ctx, since, s.due(!again || s.request.final))
 		if err != nil {
-			s.usage.failedNow()
+			s.usage.Failed()
 		}
 		return err
 	})
 	if err != nil || woken {
 		return addr.Set{}, woken, away(err)
 	}
-	s.usage.brought(r)
+	s.usage.Brought(r.Value, r.Sent)
 	s.request.seen[s.pool.Name] = r.Sent
-	left, s.likely = s.usage.left(s.candidates, r.Value, s.tried)
+	left, s.likely = s.usage.Left(s.candidates, r.Value, s.tried)
 	s.noteForeign(r.Value)
-	s.usage.judge(r.Sent, !s.likely)
+	s.usage.Judge(r.Sent, !s.likely)
 	return left, false, nil
 }
 
 // due is when the next LIST may be sent: by the pace of the pool, but when the ADD may wait no longer, or is hurried, as soon
 // as a hurried one may.
 func (s *search) due(hurried bool) time.Time {
-	soon, paced := s.usage.next(true), s.usage.next(false)
+	soon, paced := s.usage.Next(true), s.usage.Next(false)
 	switch {
 	case hurried || s.request.Deadline.Before(soon):
 		return soon
@@ -192,7 +193,7 @@ func (s *search) due(hurried bool) time.Time {
 func (s *search) noteForeign(listed addr.Set) {
 	for a := range s.tried {
 		if !listed.Contains(a) {
-			s.usage.lost(a, true)
+			s.usage.Lost(a, true)
 		}
 	}
 	own := slices.ContainsFunc(s.latest, listed.Contains)

@@ -61,11 +61,11 @@ func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, dead
 	defer func() { r.Waited += time.Since(began) }()
 	until := deadline
 	for name, full := range refused.Full {
-		u := a.usages.of(name)
-		if u.likelyFree(full.Candidates, nil, newRandom()) {
+		u := a.usages.Of(name)
+		if u.LikelyFree(full.Candidates, nil, newRandom()) {
 			return nil // it came free while this ADD was joining the line
 		}
-		if next := u.next(false); next.Before(until) {
+		if next := u.Next(false); next.Before(until) {
 			until = next
 		}
 	}

@@ -1,4 +1,4 @@
-package allocation
+package usage
 
 import (
 	"fmt"
@@ -9,15 +9,23 @@ import (
 	"time"
 
 	"github.com/spidernet-io/spiderpool/internal/addr"
-	"github.com/spidernet-io/spiderpool/internal/coalesce"
 )
 
 // brings is a LIST that is sent now; as real ones it takes time, or two would be sent at the same moment.
-func brings(u *usage, taken addr.Set) (sent time.Time) {
+func brings(u *Pool, taken addr.Set) (sent time.Time) {
 	time.Sleep(time.Millisecond)
 	sent = time.Now()
-	u.brought(coalesce.Result[addr.Set]{Value: taken, Sent: sent})
+	u.Brought(taken, sent)
 	return sent
+}
+
+func set(t testing.TB, texts ...string) addr.Set {
+	t.Helper()
+	s, err := addr.ParseSet(texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func seeded() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
@@ -26,24 +34,24 @@ func seeded() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
 // that. A hurried ADD waits 1 s at most.
 func TestListsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := newUsage()
-		if !u.next(false).Before(time.Now()) {
+		u := newPool()
+		if !u.Next(false).Before(time.Now()) {
 			t.Error("the first LIST has to wait")
 		}
 		look := func(full bool) time.Duration {
 			sent := brings(u, addr.Set{})
-			u.judge(sent, full)
-			u.judge(sent, !full) // who comes second has no say
-			if hurried := u.next(true).Sub(sent); hurried > firstGap || hurried > u.next(false).Sub(sent) {
+			u.Judge(sent, full)
+			u.Judge(sent, !full) // who comes second has no say
+			if hurried := u.Next(true).Sub(sent); hurried > FirstGap || hurried > u.Next(false).Sub(sent) {
 				t.Errorf("a hurried ADD waits %s", hurried)
 			}
-			return u.next(false).Sub(sent)
+			return u.Next(false).Sub(sent)
 		}
 		last := time.Duration(0)
 		for n := range 8 {
-			most := max(firstGap, min(2*last, lastGap))
+			most := max(FirstGap, min(2*last, LastGap))
 			if n == 0 {
-				most = firstGap
+				most = FirstGap
 			}
 			if last = look(true); last < most*3/4 || last > most {
 				t.Errorf("pause %d is %s, want %s to %s", n, last, most*3/4, most)
@@ -52,7 +60,7 @@ func TestListsArePaced(t *testing.T) {
 		if gap := look(false); gap != 0 {
 			t.Errorf("the pool had a free address, and the next LIST waits %s", gap)
 		}
-		if gap := look(true); gap < firstGap*3/4 || gap > firstGap {
+		if gap := look(true); gap < FirstGap*3/4 || gap > FirstGap {
 			t.Errorf("then it was full, and the next LIST waits %s", gap)
 		}
 	})
@@ -61,17 +69,17 @@ func TestListsArePaced(t *testing.T) {
 // TestOldLists: one that was sent before the last says nothing, and no more does who judges by it.
 func TestOldLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := newUsage()
+		u := newPool()
 		first := brings(u, set(t, "10.1.0.1"))
 		second := brings(u, set(t, "10.1.0.2"))
-		u.brought(coalesce.Result[addr.Set]{Value: set(t, "10.1.0.3"), Sent: first})
+		u.Brought(set(t, "10.1.0.3"), first)
 		if !u.listed.Equal(set(t, "10.1.0.2")) || !u.sent.Equal(second) {
 			t.Errorf("it goes by %s", u.listed)
 		}
-		if u.judge(first, true); !u.next(false).Equal(second) {
+		if u.Judge(first, true); !u.Next(false).Equal(second) {
 			t.Error("what an old LIST showed counts")
 		}
-		if u.judge(second, true); !u.next(false).After(second) {
+		if u.Judge(second, true); !u.Next(false).After(second) {
 			t.Error("what the last LIST showed does not count")
 		}
 	})
@@ -80,26 +88,26 @@ func TestOldLists(t *testing.T) {
 // TestFailedLists: the next keeps a distance from one that failed, also for those in a hurry; what was known stays.
 func TestFailedLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := newUsage()
+		u := newPool()
 		brings(u, set(t, "10.1.0.1"))
 		time.Sleep(time.Minute)
-		u.failedNow()
+		u.Failed()
 		for _, hurried := range []bool{false, true} {
-			if got := time.Until(u.next(hurried)); got != firstGap {
+			if got := time.Until(u.Next(hurried)); got != FirstGap {
 				t.Errorf("hurried %t: the next LIST is in %s", hurried, got)
 			}
 		}
 		if !u.isTaken(netip.MustParseAddr("10.1.0.1")) {
 			t.Error("what was known is forgotten")
 		}
-		if sent := brings(u, addr.Set{}); u.isTaken(netip.MustParseAddr("10.1.0.1")) || u.next(true).Sub(sent) > firstGap {
+		if sent := brings(u, addr.Set{}); u.isTaken(netip.MustParseAddr("10.1.0.1")) || u.Next(true).Sub(sent) > FirstGap {
 			t.Error("the LIST after that does not count")
 		}
 	})
 }
 
 // foreignText prints what is known to be held in the name of other pools.
-func (u *usage) foreignText(from addr.Set) (out []string) {
+func (u *Pool) foreignText(from addr.Set) (out []string) {
 	for r := range from.Ranges() {
 		for a := r.From(); a.IsValid() && a.Compare(r.To()) <= 0; a = a.Next() {
 			if u.isUnlikely(a) {
@@ -117,32 +125,32 @@ func TestForeign(t *testing.T) {
 	all := set(t, "10.1.0.1-10.1.0.3")
 	for _, tc := range []struct {
 		name string
-		do   func(u *usage)
+		do   func(u *Pool)
 		want string
 	}{
-		{"taken, as far as this node knows", func(u *usage) { u.lost(a, false) }, "[]"},
-		{"free in a LIST", func(u *usage) { u.lost(a, true) }, "[10.1.0.1]"},
-		{"taken, and then free in a LIST", func(u *usage) { u.lost(a, false); u.lost(a, true) }, "[10.1.0.1]"},
-		{"foreign, and seen taken by one without a LIST", func(u *usage) { u.lost(a, true); u.lost(a, false) }, "[10.1.0.1]"},
-		{"two, after 60 s of the first", func(u *usage) {
-			u.lost(a, true)
+		{"taken, as far as this node knows", func(u *Pool) { u.Lost(a, false) }, "[]"},
+		{"free in a LIST", func(u *Pool) { u.Lost(a, true) }, "[10.1.0.1]"},
+		{"taken, and then free in a LIST", func(u *Pool) { u.Lost(a, false); u.Lost(a, true) }, "[10.1.0.1]"},
+		{"foreign, and seen taken by one without a LIST", func(u *Pool) { u.Lost(a, true); u.Lost(a, false) }, "[10.1.0.1]"},
+		{"two, after 60 s of the first", func(u *Pool) {
+			u.Lost(a, true)
 			time.Sleep(foreignFor / 2)
-			u.lost(b, true)
+			u.Lost(b, true)
 			time.Sleep(foreignFor/2 + 1)
 		}, "[10.1.0.2]"},
-		{"seen again after 60 s less 1 ns", func(u *usage) {
-			u.lost(a, true)
+		{"seen again after 60 s less 1 ns", func(u *Pool) {
+			u.Lost(a, true)
 			time.Sleep(foreignFor - 1)
-			u.lost(a, true)
+			u.Lost(a, true)
 			time.Sleep(foreignFor - 1)
 		}, "[10.1.0.1]"},
-		{"won", func(u *usage) { u.lost(a, true); u.won(a) }, "[]"},
-		{"released", func(u *usage) { u.lost(a, true); u.release(a) }, "[]"},
-		{"in a LIST", func(u *usage) { u.lost(a, true); u.lost(b, true); brings(u, set(t, "10.1.0.1")) }, "[10.1.0.2]"},
+		{"won", func(u *Pool) { u.Lost(a, true); u.Won(a) }, "[]"},
+		{"released", func(u *Pool) { u.Lost(a, true); u.Release(a) }, "[]"},
+		{"in a LIST", func(u *Pool) { u.Lost(a, true); u.Lost(b, true); brings(u, set(t, "10.1.0.1")) }, "[10.1.0.2]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := newUsage()
+				u := newPool()
 				brings(u, addr.Set{})
 				tc.do(u)
 				if got := fmt.Sprint(u.foreignText(all)); got != tc.want {
@@ -150,22 +158,22 @@ func TestForeign(t *testing.T) {
 				}
 				random := seeded()
 				for range 20 { // what is likely is always tried first
-					got, ok := u.pick(all, nil, random)
+					got, ok := u.Pick(all, nil, random)
 					if _, foreign := u.foreign[got]; !ok || foreign {
 						t.Errorf("picked %s, %t", got, ok)
 					}
-					u.tried(got)
+					u.Tried(got)
 				}
 			})
 		})
 	}
-	u := newUsage()
-	u.lost(a, true)
-	u.won(b)
-	if got, ok := u.pick(set(t, "10.1.0.1-10.1.0.2"), nil, seeded()); !ok || got != a {
+	u := newPool()
+	u.Lost(a, true)
+	u.Won(b)
+	if got, ok := u.Pick(set(t, "10.1.0.1-10.1.0.2"), nil, seeded()); !ok || got != a {
 		t.Errorf("nothing but a foreign address is left, and it picked %s, %t", got, ok)
 	}
-	if got, ok := u.pick(all, map[netip.Addr]struct{}{a: {}, c: {}}, seeded()); ok {
+	if got, ok := u.Pick(all, map[netip.Addr]struct{}{a: {}, c: {}}, seeded()); ok {
 		t.Errorf("all were tried or are taken, and it picked %s", got)
 	}
 }
@@ -183,22 +191,22 @@ func (s *slow) likely(a netip.Addr) bool {
 }
 
 // step does one random thing to both.
-func (s *slow) step(u *usage, random *rand.Rand, all []netip.Addr) string {
+func (s *slow) step(u *Pool, random *rand.Rand, all []netip.Addr) string {
 	a := all[random.IntN(len(all))]
 	switch op := random.IntN(20); {
 	case op < 6:
-		u.won(a)
+		u.Won(a)
 		s.taken[a] = true
 		delete(s.foreign, a)
 		return "won " + a.String()
 	case op < 12:
-		u.release(a)
+		u.Release(a)
 		s.taken[a] = false
 		delete(s.foreign, a)
 		return "released " + a.String()
 	case op < 16:
 		free := random.IntN(2) == 0
-		u.lost(a, free)
+		u.Lost(a, free)
 		if _, foreign := s.foreign[a]; free || foreign {
 			s.foreign[a] = time.Now()
 			s.taken[a] = s.taken[a] && s.listed[a] // a LIST that has it knows better
@@ -241,7 +249,7 @@ func compareUsage(t *testing.T, whole addr.Set, random *rand.Rand) {
 			all = append(all, a)
 		}
 	}
-	u := newUsage()
+	u := newPool()
 	s := &slow{listed: map[netip.Addr]bool{}, taken: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
 	for range 300 {
 		did := s.step(u, random, all)
@@ -265,14 +273,14 @@ func compareUsage(t *testing.T, whole addr.Set, random *rand.Rand) {
 		s.compare(t, u, did, all, candidates, tried, random)
 		for a, n := range s.trying {
 			if n > 0 && random.IntN(3) == 0 {
-				u.tried(a)
+				u.Tried(a)
 				s.trying[a]--
 			}
 		}
 	}
 	for a, n := range s.trying {
 		for range n {
-			u.tried(a)
+			u.Tried(a)
 		}
 	}
 	if len(u.trying) != 0 {
@@ -281,7 +289,7 @@ func compareUsage(t *testing.T, whole addr.Set, random *rand.Rand) {
 }
 
 // compare picks, and holds what it gets and what is left to what a look at each address says.
-func (s *slow) compare(t *testing.T, u *usage, did string, all []netip.Addr, candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) {
+func (s *slow) compare(t *testing.T, u *Pool, did string, all []netip.Addr, candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) {
 	t.Helper()
 	possible, likely, unlisted, unlistedLikely := 0, 0, 0, false
 	for _, a := range all {
@@ -300,13 +308,13 @@ func (s *slow) compare(t *testing.T, u *usage, did string, all []netip.Addr, can
 			unlistedLikely = unlistedLikely || !foreign
 		}
 	}
-	if left, ok := u.left(candidates, u.listed, tried); left.Count() != addr.CountOf(uint64(unlisted)) || ok != unlistedLikely {
+	if left, ok := u.Left(candidates, u.listed, tried); left.Count() != addr.CountOf(uint64(unlisted)) || ok != unlistedLikely {
 		t.Fatalf("after %q %s are left, some likely: %t; want %d, %t", did, left, ok, unlisted, unlistedLikely)
 	}
-	if got := u.likelyFree(candidates, tried, random); got != (likely > 0) {
+	if got := u.LikelyFree(candidates, tried, random); got != (likely > 0) {
 		t.Fatalf("after %q some are likely free: %t, and there are %d", did, got, likely)
 	}
-	a, ok := u.pick(candidates, tried, random)
+	a, ok := u.Pick(candidates, tried, random)
 	if ok != (possible > 0) {
 		t.Fatalf("after %q of %s it picked %s, %t, and %d are possible", did, candidates, a, ok, possible)
 	}
@@ -335,16 +343,16 @@ func TestHugeUsage(t *testing.T) {
 			"all":             {huge, 0, netip.Addr{}},
 			"all but a known": {huge.Minus(set(t, "fd01::1:0-fd01::1:fff", "fd01::dead:beef")), 1 << 12, only},
 		} {
-			u, random := newUsage(), seeded()
+			u, random := newPool(), seeded()
 			brings(u, tc.listed)
 			for n, a := 0, netip.MustParseAddr("fd01::1:0"); n < tc.taken; n, a = n+1, a.Next() {
-				u.won(a)
+				u.Won(a)
 			}
-			a, ok := u.pick(huge, nil, random)
+			a, ok := u.Pick(huge, nil, random)
 			if ok != !tc.listed.Equal(huge) || tc.want.IsValid() && a != tc.want {
 				t.Errorf("%s: picked %s, %t", name, a, ok)
 			}
-			if left, likely := u.left(huge, u.listed, nil); likely == left.IsEmpty() {
+			if left, likely := u.Left(huge, u.listed, nil); likely == left.IsEmpty() {
 				t.Errorf("%s: %s is left, likely: %t", name, left.Count(), likely)
 			}
 		}
@@ -353,14 +361,14 @@ func TestHugeUsage(t *testing.T) {
 
 // TestChangesKept: what is remembered beside the LIST is bounded, whatever the node tries.
 func TestChangesKept(t *testing.T) {
-	u := newUsage()
+	u := newPool()
 	a := netip.MustParseAddr("fd01::")
 	for range 2*changesKept + 10 {
-		u.won(a)
-		u.lost(a.Next(), false)
-		u.lost(a, true)
-		u.release(a.Next())
-		u.lost(a.Next(), false)
+		u.Won(a)
+		u.Lost(a.Next(), false)
+		u.Lost(a, true)
+		u.Release(a.Next())
+		u.Lost(a.Next(), false)
 		if len(u.taken) > changesKept || len(u.foreign) > changesKept || len(u.freed) > 0 {
 			t.Fatalf("%d taken, %d foreign and %d freed are remembered", len(u.taken), len(u.foreign), len(u.freed))
 		}
@@ -377,18 +385,18 @@ func TestChangesKept(t *testing.T) {
 
 // TestUsagesOfPoolsThatExist forgets the others.
 func TestUsagesOfPoolsThatExist(t *testing.T) {
-	s := &usages{}
-	kept := s.of("a")
-	s.of("b")
-	s.keepOnly(func(pool string) bool { return pool == "a" })
-	if len(s.pools) != 1 || s.of("a") != kept {
+	s := &Pools{}
+	kept := s.Of("a")
+	s.Of("b")
+	s.KeepOnly(func(pool string) bool { return pool == "a" })
+	if len(s.pools) != 1 || s.Of("a") != kept {
 		t.Errorf("%d pools are remembered", len(s.pools))
 	}
 }
 
 // knownPool is a pool of which some addresses are taken at random, as a LIST said.
 type knownPool struct {
-	usage      *usage
+	usage      *Pool
 	candidates addr.Set
 }
 
@@ -404,21 +412,21 @@ func newKnownPool(subnet string, taken int) *knownPool {
 			ranges = append(ranges, r)
 		}
 	}
-	p := &knownPool{newUsage(), candidates}
-	p.usage.brought(coalesce.Result[addr.Set]{Value: addr.MakeSet(ranges...), Sent: time.Now()})
+	p := &knownPool{newPool(), candidates}
+	p.usage.Brought(addr.MakeSet(ranges...), time.Now())
 	p.usage.freeOf(candidates)
 	return p
 }
 
 // add is what an ADD and its DEL do to the usage of a pool.
 func (p *knownPool) add(tb testing.TB, random *rand.Rand) {
-	a, ok := p.usage.pick(p.candidates, nil, random)
+	a, ok := p.usage.Pick(p.candidates, nil, random)
 	if !ok {
 		tb.Fatal("nothing is free")
 	}
-	p.usage.tried(a)
-	p.usage.won(a)
-	p.usage.release(a)
+	p.usage.Tried(a)
+	p.usage.Won(a)
+	p.usage.Release(a)
 }
 
 // The pools of the benchmark: one of a cluster, one of a team, and one so full that most draws meet a taken address.

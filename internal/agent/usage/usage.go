@@ -1,4 +1,6 @@
-package allocation
+// Package usage is what a node knows of the addresses of pools: hints, so that a search seldom tries an address in vain, and
+// the pace of LISTs. It decides nothing, and no step costs what a pool is large.
+package usage
 
 import (
 	"math/rand/v2"
@@ -8,13 +10,12 @@ import (
 
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
-	"github.com/spidernet-io/spiderpool/internal/coalesce"
 )
 
 const (
-	// firstGap and lastGap bound the pause between two LISTs of a pool that looks full: it doubles from the one to the other.
-	// An ADD that has not had its proof yet waits firstGap at most.
-	firstGap, lastGap = time.Second, 8 * time.Second
+	// FirstGap and LastGap bound the pause between two LISTs of a pool that looks full: it doubles from the one to the other.
+	// An ADD that has not had its proof yet waits FirstGap at most.
+	FirstGap, LastGap = time.Second, 8 * time.Second
 	// foreignFor is how long an address that a LIST of its pool calls free and a create calls taken counts as held in the
 	// name of another pool.
 	foreignFor = 60 * time.Second
@@ -24,9 +25,9 @@ const (
 	changesKept = 1 << 16
 )
 
-// usage is what this node knows of the addresses of one pool: hints, so that a search seldom tries an address in vain, and
+// Pool is what this node knows of the addresses of one pool: hints, so that a search seldom tries an address in vain, and
 // the pace of LISTs. It decides nothing, and no step costs what the pool is large.
-type usage struct {
+type Pool struct {
 	mu sync.Mutex
 	// listed are the addresses in the last LIST, which was sent at sent; taken and freed are what this node has learned since.
 	listed       addr.Set
@@ -45,12 +46,12 @@ type usage struct {
 	failed time.Time // when a LIST last failed
 }
 
-func newUsage() *usage {
-	return &usage{taken: map[netip.Addr]struct{}{}, freed: map[netip.Addr]struct{}{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
+func newPool() *Pool {
+	return &Pool{taken: map[netip.Addr]struct{}{}, freed: map[netip.Addr]struct{}{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
 }
 
 // isTaken reports whether an address was last seen taken in the name of this pool. The caller has the lock.
-func (u *usage) isTaken(a netip.Addr) bool {
+func (u *Pool) isTaken(a netip.Addr) bool {
 	if _, ok := u.taken[a]; ok {
 		return true
 	}
@@ -59,7 +60,7 @@ func (u *usage) isTaken(a netip.Addr) bool {
 }
 
 // isUnlikely reports whether an address is tried last: another ADD is trying it, or another pool has it.
-func (u *usage) isUnlikely(a netip.Addr) bool {
+func (u *Pool) isUnlikely(a netip.Addr) bool {
 	since, foreign := u.foreign[a]
 	if foreign && time.Since(since) > foreignFor {
 		delete(u.foreign, a)
@@ -68,9 +69,9 @@ func (u *usage) isUnlikely(a netip.Addr) bool {
 	return foreign || u.trying[a] > 0
 }
 
-// pick draws a candidate at random, so that nodes seldom meet, which is not known to be taken and not among tried. tried of
+// Pick draws a candidate at random, so that nodes seldom meet, which is not known to be taken and not among tried. tried of
 // the usage must follow. There is none if all were seen taken: then it is time for a LIST.
-func (u *usage) pick(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+func (u *Pool) Pick(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	a, _, ok := u.find(candidates, tried, random)
@@ -81,7 +82,7 @@ func (u *usage) pick(candidates addr.Set, tried map[netip.Addr]struct{}, random 
 }
 
 // find returns what to try next, and whether it may well be free. The caller has the lock.
-func (u *usage) find(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (a netip.Addr, likely, ok bool) {
+func (u *Pool) find(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (a netip.Addr, likely, ok bool) {
 	if a, ok := u.guess(candidates.Random, tried, random); ok {
 		return a, true, true
 	}
@@ -92,7 +93,7 @@ func (u *usage) find(candidates addr.Set, tried map[netip.Addr]struct{}, random 
 	return u.walk(candidates, free, tried, random)
 }
 
-func (u *usage) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+func (u *Pool) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
 	for range guesses {
 		a, ok := draw(random)
 		if !ok {
@@ -107,7 +108,7 @@ func (u *usage) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.
 
 // walk looks at what is free one by one, from a random place on. It passes over what is known beside the LIST and so ends
 // soon. What is unlikely is taken if there is nothing else.
-func (u *usage) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr]struct{}, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
+func (u *Pool) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr]struct{}, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
 	var unlikely netip.Addr
 	suits := func(a netip.Addr) bool {
 		if _, again := tried[a]; again || u.isTaken(a) {
@@ -138,15 +139,15 @@ func (u *usage) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Add
 }
 
 // freeOf are candidates without what the last LIST has; computed once for each LIST and edit.
-func (u *usage) freeOf(candidates addr.Set) addr.Sampler {
+func (u *Pool) freeOf(candidates addr.Set) addr.Sampler {
 	if !u.candidates.Equal(candidates) {
 		u.candidates, u.free = candidates, addr.MakeSampler(candidates.Minus(u.listed))
 	}
 	return u.free
 }
 
-// tried ends what pick began.
-func (u *usage) tried(a netip.Addr) {
+// Tried ends what pick began.
+func (u *Pool) Tried(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.trying[a]--; u.trying[a] <= 0 {
@@ -154,15 +155,15 @@ func (u *usage) tried(a netip.Addr) {
 	}
 }
 
-// won notes that an address is taken by an ADD of this node.
-func (u *usage) won(a netip.Addr) {
+// Won notes that an address is taken by an ADD of this node.
+func (u *Pool) Won(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.foreign, a)
 	u.take(a)
 }
 
-func (u *usage) take(a netip.Addr) {
+func (u *Pool) take(a netip.Addr) {
 	if len(u.taken) >= changesKept {
 		clear(u.taken)
 	}
@@ -172,9 +173,9 @@ func (u *usage) take(a netip.Addr) {
 	}
 }
 
-// lost notes that an address was answered "taken". If a LIST of the pool calls it free, now or lately, it is most likely held
+// Lost notes that an address was answered "taken". If a LIST of the pool calls it free, now or lately, it is most likely held
 // in the name of another pool.
-func (u *usage) lost(a netip.Addr, listedFree bool) {
+func (u *Pool) Lost(a netip.Addr, listedFree bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, foreign := u.foreign[a]; !listedFree && !foreign {
@@ -188,8 +189,8 @@ func (u *usage) lost(a netip.Addr, listedFree bool) {
 	u.foreign[a] = time.Now()
 }
 
-// release notes that an address is free.
-func (u *usage) release(a netip.Addr) {
+// Release notes that an address is free.
+func (u *Pool) Release(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.taken, a)
@@ -199,34 +200,34 @@ func (u *usage) release(a netip.Addr) {
 	}
 }
 
-// brought takes over what a LIST brought, unless a later one is known.
-func (u *usage) brought(r coalesce.Result[addr.Set]) {
+// Brought takes over what a LIST that was sent at a time brought, unless a later one is known.
+func (u *Pool) Brought(listed addr.Set, sent time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !r.Sent.After(u.sent) {
+	if !sent.After(u.sent) {
 		return
 	}
-	u.listed, u.sent, u.judged = r.Value, r.Sent, false
+	u.listed, u.sent, u.judged = listed, sent, false
 	u.candidates, u.free = addr.Set{}, addr.Sampler{}
 	clear(u.taken)
 	clear(u.freed)
 	for a := range u.foreign {
-		if r.Value.Contains(a) {
+		if listed.Contains(a) {
 			delete(u.foreign, a)
 		}
 	}
 }
 
-// failedNow notes that a LIST failed: the next keeps a distance.
-func (u *usage) failedNow() {
+// Failed notes that a LIST failed: the next keeps a distance.
+func (u *Pool) Failed() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.failed = time.Now()
-	u.gap = max(u.gap, firstGap)
+	u.gap = max(u.gap, FirstGap)
 }
 
-// left are the candidates that are neither in a LIST nor tried; likely says that some of them may well be free.
-func (u *usage) left(candidates, listed addr.Set, tried map[netip.Addr]struct{}) (left addr.Set, likely bool) {
+// Left are the candidates that are neither in a LIST nor tried; likely says that some of them may well be free.
+func (u *Pool) Left(candidates, listed addr.Set, tried map[netip.Addr]struct{}) (left addr.Set, likely bool) {
 	singles := make([]addr.Range, 0, len(tried))
 	for a := range tried {
 		r, _ := addr.MakeRange(a, a)
@@ -248,23 +249,23 @@ func (u *usage) left(candidates, listed addr.Set, tried map[netip.Addr]struct{})
 	return left, false
 }
 
-// likelyFree reports whether this node knows of a candidate that may well be free and is not among tried.
-func (u *usage) likelyFree(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) bool {
+// LikelyFree reports whether this node knows of a candidate that may well be free and is not among tried.
+func (u *Pool) LikelyFree(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	_, likely, _ := u.find(candidates, tried, random)
 	return likely
 }
 
-// listedSince reports whether the last LIST was sent after a moment.
-func (u *usage) listedSince(t time.Time) bool {
+// ListedSince reports whether the last LIST was sent after a moment.
+func (u *Pool) ListedSince(t time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.sent.After(t)
 }
 
-// judge says of the last LIST, if it was sent at a time, whether it showed the pool full: the pause before the next follows.
-func (u *usage) judge(sent time.Time, full bool) {
+// Judge says of the last LIST, if it was sent at a time, whether it showed the pool full: the pause before the next follows.
+func (u *Pool) Judge(sent time.Time, full bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.judged || !sent.Equal(u.sent) {
@@ -275,19 +276,19 @@ func (u *usage) judge(sent time.Time, full bool) {
 	case !full:
 		u.gap = 0
 	case u.gap == 0:
-		u.gap = timing.Jitter(firstGap)
+		u.gap = timing.Jitter(FirstGap)
 	default:
-		u.gap = timing.Jitter(min(2*u.gap, lastGap))
+		u.gap = timing.Jitter(min(2*u.gap, LastGap))
 	}
 }
 
-// next is when the next LIST may be sent; a hurried caller, who needs one to pass over the pool, waits firstGap at most.
-func (u *usage) next(hurried bool) time.Time {
+// Next is when the next LIST may be sent; a hurried caller, who needs one to pass over the pool, waits FirstGap at most.
+func (u *Pool) Next(hurried bool) time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	gap, last := u.gap, u.sent
 	if hurried {
-		gap = min(gap, firstGap)
+		gap = min(gap, FirstGap)
 	}
 	if u.failed.After(last) {
 		last = u.failed
@@ -295,28 +296,28 @@ func (u *usage) next(hurried bool) time.Time {
 	return last.Add(gap)
 }
 
-// usages are those of all pools that were searched.
-type usages struct {
+// Pools are those of all pools that were searched.
+type Pools struct {
 	mu    sync.Mutex
-	pools map[string]*usage
+	pools map[string]*Pool
 }
 
-func (s *usages) of(pool string) *usage {
+func (s *Pools) Of(pool string) *Pool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pools == nil {
-		s.pools = map[string]*usage{}
+		s.pools = map[string]*Pool{}
 	}
 	u, ok := s.pools[pool]
 	if !ok {
-		u = newUsage()
+		u = newPool()
 		s.pools[pool] = u
 	}
 	return u
 }
 
-// keepOnly forgets the pools that exist no more.
-func (s *usages) keepOnly(exists func(pool string) bool) {
+// KeepOnly forgets the pools that exist no more.
+func (s *Pools) KeepOnly(exists func(pool string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name := range s.pools {
