@@ -386,6 +386,15 @@ func (s *site) halt(crash bool) {
 	}
 	s.node.stop()
 	s.up = false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seat := range s.seats {
+		for _, b := range seat.boxes {
+			if seat.site == s && b.dirty {
+				b.unknown = true // what its ADD has sent may come when nobody knows of it any more
+			}
+		}
+	}
 }
 
 func (s *site) short() string { return strings.TrimPrefix(s.node.name, s.prefix+"-") }
