@@ -246,7 +246,7 @@ func (b *basin) become(v version, how int) {
 	b.mu.Lock()
 	b.versions = append(b.versions, v)
 	b.mu.Unlock()
-	keys := []string{}
+	keys := []string{"pool " + b.name}
 	for _, a := range b.all {
 		keys = append(keys, a.String())
 	}
@@ -817,7 +817,7 @@ func (b *box) hears(ask modelAsking, reply *wire.Reply, err error, waited bool) 
 				b.unknown = true // its agent was killed, and answers no more in truth
 			}
 			if !b.mayRefuse(refused.Code, ask, now) {
-				b.violated([]string{b.seat.String()}, "ADD %s of %s is refused with code %d: %v", b.id, b.seat, refused.Code, err)
+				b.violated([]string{b.seat.String(), "pool a", "pool b", "pool c"}, "ADD %s of %s is refused with code %d: %v", b.id, b.seat, refused.Code, err)
 			}
 		case errors.Is(err, wire.ErrUnknownOutcome):
 			b.unknown = true
