@@ -367,3 +367,34 @@ func TestEndpointAfterFailedTakeOver(t *testing.T) {
 		return c.Get(t.Context(), client.ObjectKeyFromObject(p), e) == nil && len(e.Status.Current.IPs) == 0
 	})
 }
+
+// TestSecondDelWhoseReleaseFails: a DEL comes while that of the same container is carried out, and what is left to do for it
+// fails at first. It is not forgotten: the container's next ADD is let in.
+func TestSecondDelWhoseReleaseFails(t *testing.T) {
+	c := newCluster(t)
+	freed := newGate()
+	t.Cleanup(freed.open)
+	var trouble atomic.Bool
+	n := c.machine("n1")
+	n.durations.Notes, n.durations.Wait = 50*time.Millisecond, 300*time.Millisecond
+	n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+		switch {
+		case r.what == claims && r.object.(*v2beta1.SpiderIP).Spec.ContainerID == "other":
+			return errNoReply
+		case r.what == frees && freed.pass(ctx) == nil:
+			trouble.Store(true)
+		case r.what == "get SpiderIP" && trouble.CompareAndSwap(true, false):
+			return errRefused
+		}
+		return send(ctx)
+	}))
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.19"})
+	p := n.occupy("web", "v4|", asking("10.1.0.10"))
+	n.adding(p, "other").refused(t, wire.CodeTryAgain) // its claim is in doubt, so a release of the interface reads
+	n.deleted(p, "web")
+	c.await("the address is released", freed.reached)
+	n.deleted(p, "web")
+	freed.open()
+	n.done()
+	n.add(p, "web")
+}

@@ -42,7 +42,7 @@ func keyOf(n wire.Note) lease.Key { return lease.Key{Container: n.ContainerID, I
 // empty. lease.ErrBusy means that another call is at it.
 func (a *Agent) carryOut(ctx context.Context, note wire.Note, dir string) error {
 	k := keyOf(note)
-	for {
+	for removed := false; ; {
 		dels, ok := a.leases.BeginRelease(k)
 		if !ok {
 			return lease.ErrBusy
@@ -50,8 +50,12 @@ func (a *Agent) carryOut(ctx context.Context, note wire.Note, dir string) error 
 		began := time.Now()
 		err := a.release(ctx, k)
 		a.metrics.Ended(a.metrics.Release, time.Since(began), 0, releaseOutcome(err))
-		if err == nil && dir != "" {
+		switch {
+		case err == nil && dir != "":
 			err = wire.RemoveNote(dir, note)
+			removed = err == nil
+		case err != nil && removed: // that was the note of the later DEL too
+			err = errors.Join(err, wire.WriteNote(dir, note))
 		}
 		if !a.leases.EndRelease(k, dels, err == nil) {
 			return err
