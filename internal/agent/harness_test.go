@@ -29,8 +29,6 @@ import (
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
@@ -69,42 +67,12 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	installed.Do(func() { install(t, server, c) })
+	installed.Do(func() { apiserver.InstallProduct(t, server) })
 	cl := &cluster{Client: c, t: t, server: server, prefix: fmt.Sprintf("t%d", tests.Add(1))}
 	cl.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: cl.prefix, Labels: map[string]string{"team": cl.prefix}}})
 	t.Cleanup(cl.clear)
 	cl.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: cl.prefix, Name: "default"}})
 	return cl
-}
-
-// install brings what the chart brings: the CRDs, and the agent's account with
-// the role that is shipped.
-func install(t *testing.T, server *apiserver.Server, c client.Client) {
-	t.Helper()
-	chart := filepath.Join("..", "..", "charts", "spiderpool", "files")
-	if _, err := envtest.InstallCRDs(server.Config(), envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join(chart, "generated", "crds")}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(chart, "roles", "agent.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	role := &rbacv1.ClusterRole{}
-	if err := yaml.UnmarshalStrict(text, role); err != nil {
-		t.Fatal(err)
-	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "spiderpool-agent"}}
-	for _, o := range []client.Object{role, account, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
-	}} {
-		if err := c.Create(t.Context(), o); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // clear frees what the test's pods still hold, for the tests that come after.
@@ -268,10 +236,7 @@ func (n *node) start(faults ...interceptor.Funcs) {
 // launch starts the agent and does not wait until it serves.
 func (n *node) launch(faults ...interceptor.Funcs) {
 	n.t.Helper()
-	watch, err := n.server.ServiceAccountConfig(n.t.Context(), "kube-system", "spiderpool-agent", nil)
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	watch := apiserver.AgentConfig(n.t, n.server)
 	if n.transport != nil {
 		watch.Wrap(n.transport)
 	}

@@ -264,14 +264,14 @@ func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderI
 	return l, nil
 }
 
-// own is a lease whose address is taken, if it is the interface's own entry in the name of the same container that took it;
+// own is a lease whose address is taken, if it is the interface's own entry of the same container and pool that took it;
 // else the error is taken. An entry that was known is written again: a release without an answer may still be on its way, and
 // must not find what it was sent for.
 func (t *Table) own(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IPSpec, taken error) (*Lease, error) {
 	known := l.Held()
 	err := t.refresh(ctx, i, l)
-	if err == nil && l.Key() != (Key{spec.ContainerID, spec.Interface}) {
-		return nil, taken
+	if err == nil && (l.Key() != (Key{spec.ContainerID, spec.Interface}) || l.Entry.Spec.Pool != spec.Pool) {
+		return nil, taken // a pool never changes: what is in the name of another is not what was asked for
 	}
 	if err == nil && known {
 		err = t.rewrite(ctx, l, spec)
