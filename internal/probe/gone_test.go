@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -133,7 +134,7 @@ func TestGone(t *testing.T) {
 		path func(*testing.T) string
 		want bool // of net1
 	}{
-		{"no namespace", text(""), true},
+		{"no path, which proves nothing", text(""), false},
 		{"nothing at the path", below("cni-1"), true},
 		{"nothing at the path and no directory", below("netns/cni-1"), false},
 		{"a file", func(t *testing.T) string {
@@ -399,10 +400,10 @@ func TestAwaitGoneGivesUp(t *testing.T) {
 }
 
 func TestAwaitGoneReturnsAtOnce(t *testing.T) {
-	returned := make(chan struct{})
+	returned, dir := make(chan struct{}), t.TempDir()
 	go func() {
 		defer close(returned)
-		AwaitGone(context.Background(), "", "net1", time.Hour)
+		AwaitGone(context.Background(), filepath.Join(dir, "cni-1"), "net1", time.Hour)
 	}()
 	await(t, returned)
 }
@@ -413,5 +414,46 @@ func await(t *testing.T, done <-chan struct{}) {
 	case <-done:
 	case <-time.After(time.Minute):
 		t.Fatal("not done within a minute")
+	}
+}
+
+// TestNamespaceGone: an interface that is missing says nothing of its namespace.
+func TestNamespaceGone(t *testing.T) {
+	file := newNamespace(t)
+	if NamespaceGone(file) || !Gone(file, "net7") || NamespaceGone("") {
+		t.Error("a namespace that is there is gone, or an interface that is not there is not")
+	}
+	removeNamespace(t, file)
+	if !NamespaceGone(file) || !Gone(file, "net1") {
+		t.Error("a namespace that was removed is not gone")
+	}
+}
+
+// TestBears: an interface bears the addresses that it has, and no others; one that is gone bears none.
+func TestBears(t *testing.T) {
+	file := newNamespace(t)
+	addVeth(t, file)
+	change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error {
+		for _, text := range []string{"10.1.0.7/24", "fd00::7/64"} {
+			address, err := netlink.ParseAddr(text)
+			if err == nil {
+				err = links.AddrAdd(link, address)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, tc := range []struct {
+		path, ifname, address string
+		want                  bool
+	}{
+		{file, "net1", "10.1.0.7", true}, {file, "net1", "fd00::7", true}, {file, "net1", "10.1.0.8", false},
+		{file, "net7", "10.1.0.7", false}, {"", "net1", "10.1.0.7", false}, {file + "x", "net1", "10.1.0.7", false},
+	} {
+		if got := Bears(tc.path, tc.ifname, netip.MustParseAddr(tc.address)); got != tc.want {
+			t.Errorf("%+v: %t", tc, got)
+		}
 	}
 }
