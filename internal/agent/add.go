@@ -195,7 +195,7 @@ func (a *Agent) takeBack(ctx context.Context, r *allocation.Request, had []*leas
 			a.allocation.PutBack(ctx, r.Holding(), g.Lease)
 		}
 	}
-	a.unpublish(r.Holding())
+	a.republish(ctx, r.Holding())
 }
 
 // releaseOthers releases what the interface holds beside what it is given, if nothing bears it.
@@ -205,13 +205,6 @@ func (a *Agent) releaseOthers(ctx context.Context, r *allocation.Request, grants
 		if !given && l.Held() && a.leases.Silent(l, r.Key()) {
 			a.allocation.PutBack(ctx, r.Holding(), l)
 		}
-	}
-}
-
-// unpublish takes an interface back from the pod's endpoint if no container has an address of it.
-func (a *Agent) unpublish(i *lease.Interface) {
-	if !i.Answered() {
-		a.publish.Drop(i.PodUID, i.Owner.Interface)
 	}
 }
 

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"context"
 	"net/netip"
 	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
@@ -61,9 +64,7 @@ func endpointOf(r *allocation.Request, grants []*allocation.Grant, reply *wire.R
 	for _, g := range grants {
 		setAddress(&out, lease.AddressOf(g.Lease.Entry), g.Pool)
 	}
-	for _, route := range reply.Routes {
-		out.Routes = append(out.Routes, v2beta1.Route{Dst: route.Dst.String(), Gw: route.GW.String()})
-	}
+	out.Routes = routesOf(reply)
 	return out
 }
 
@@ -83,4 +84,50 @@ func setAddress(out *v2beta1.EndpointInterface, a netip.Addr, p *pool.Pool) {
 	} else {
 		out.IPv6, out.IPv6Pool, out.IPv6Gateway = &address, &name, gateway
 	}
+}
+
+// republish shows what an interface still has after something of it was released.
+func (a *Agent) republish(ctx context.Context, i *lease.Interface) {
+	if !i.Answered() {
+		a.publish.Drop(i.PodUID, i.Owner.Interface)
+		return
+	}
+	if out, pod, ok := a.held(ctx, i); ok {
+		a.publish.Set(pod, i.PodUID, out)
+	}
+}
+
+// publishFound makes sure that what was found in the ledger has an endpoint.
+func (a *Agent) publishFound(ctx context.Context, i *lease.Interface) {
+	if out, pod, ok := a.held(ctx, i); ok {
+		a.publish.Found(pod, i.PodUID, out)
+	}
+}
+
+// held is what people read of what an interface holds, as far as the ledger and this process know. It is not ok if the pool of
+// an address cannot be known: then its prefix is not, and the next ADD publishes what it gives.
+func (a *Agent) held(ctx context.Context, i *lease.Interface) (out v2beta1.EndpointInterface, pod client.ObjectKey, ok bool) {
+	out = newEndpoint(i.Owner.Interface, false)
+	for _, l := range i.Leases() {
+		if !l.Held() || l.Told == lease.No {
+			continue
+		}
+		p, err := a.facts.Pool(ctx, l.Entry.Spec.Pool)
+		if err != nil {
+			return out, pod, false
+		}
+		setAddress(&out, lease.AddressOf(l.Entry), p)
+		if reply := a.leases.AnswerOf(l.Key()); reply != nil {
+			out.Routes = routesOf(reply)
+		}
+		pod, ok = client.ObjectKey{Namespace: l.Entry.Spec.Pod.Namespace, Name: l.Entry.Spec.Pod.Name}, true
+	}
+	return out, pod, ok
+}
+
+func routesOf(reply *wire.Reply) (out []v2beta1.Route) {
+	for _, route := range reply.Routes {
+		out = append(out, v2beta1.Route{Dst: route.Dst.String(), Gw: route.GW.String()})
+	}
+	return out
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
@@ -107,10 +106,10 @@ func (a *Agent) auditInterface(ctx context.Context, o lease.Owner, s *lease.Snap
 		f := a.leases.Find(i, l, s, unlisted(l))
 		reports = append(reports, a.do(ctx, i, l, lease.Decide(f)))
 	}
-	if len(i.Leases()) > 0 && s != nil && s.First {
+	if s != nil && s.First {
 		a.publishFound(ctx, i)
-	} else {
-		a.unpublish(i)
+	} else if slices.ContainsFunc(reports, func(r lease.Report) bool { return r.Verdict == lease.Release || r.Verdict == lease.Forget }) {
+		a.republish(ctx, i)
 	}
 	var errs []error
 	for _, r := range reports {
@@ -171,19 +170,4 @@ func holderText(e *v2beta1.SpiderIP) string {
 
 func podReference(p v2beta1.IPPod) *corev1.ObjectReference {
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: typesUID(p.UID)}
-}
-
-// publishFound makes sure that what was found in the ledger has an endpoint.
-func (a *Agent) publishFound(ctx context.Context, i *lease.Interface) {
-	out := newEndpoint(i.Owner.Interface, false)
-	var pod client.ObjectKey
-	for _, l := range i.Leases() {
-		p, err := a.facts.Pool(ctx, l.Entry.Spec.Pool)
-		if err != nil {
-			return // its prefix is not known; the next ADD publishes what it gives
-		}
-		setAddress(&out, lease.AddressOf(l.Entry), p)
-		pod = client.ObjectKey{Namespace: l.Entry.Spec.Pod.Namespace, Name: l.Entry.Spec.Pod.Name}
-	}
-	a.publish.Found(pod, i.PodUID, out)
 }

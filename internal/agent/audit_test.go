@@ -398,3 +398,16 @@ func TestSecondDelWhoseReleaseFails(t *testing.T) {
 	n.done()
 	n.add(p, "web")
 }
+
+// TestEndpointOfTwoSandboxes: when the second of two living sandboxes goes, the endpoint shows what the first has.
+func TestEndpointOfTwoSandboxes(t *testing.T) {
+	c := newCluster(t)
+	n := c.node("n1")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.11"})
+	p := n.occupy("web", "v4|", asking("10.1.0.10"))
+	c.endpoint(p, "10.1.0.10/24")
+	n.add(p, "second")
+	c.endpoint(p, "10.1.0.11/24")
+	n.del(p, "second")
+	c.endpoint(p, "10.1.0.10/24")
+}

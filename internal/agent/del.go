@@ -96,7 +96,7 @@ func (a *Agent) releaseOf(ctx context.Context, owner lease.Owner, k lease.Key) e
 			errs = append(errs, a.allocation.Release(ctx, i, l))
 		}
 	}
-	a.unpublish(i)
+	a.republish(ctx, i)
 	return errors.Join(errs...)
 }
 
