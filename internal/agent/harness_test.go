@@ -316,15 +316,30 @@ func (n *node) endNetns(containerID string) {
 	_ = os.Remove(path)
 }
 
-// sandboxNetns is one network namespace with interfaces, which all containers of all tests have.
-var sandboxNetns = func() func(*testing.T) string {
-	var once sync.Once
-	var path string
-	return func(t *testing.T) string {
-		once.Do(func() { path = newNetns(t, "eth0", "net1", "net2") })
-		return path
+// sandbox is one network namespace with interfaces, which the containers of all tests have.
+var sandbox struct {
+	once sync.Once
+	path string
+}
+
+func sandboxNetns(t *testing.T) string {
+	sandbox.once.Do(func() { sandbox.path = newNetns(t, "eth0", "net1", "net2") })
+	return sandbox.path
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if sandbox.path != "" {
+		removeNetns(sandbox.path)
 	}
-}()
+	os.Exit(code)
+}
+
+// removeNetns removes what newNetns made.
+func removeNetns(path string) {
+	_ = unix.Unmount(path, unix.MNT_DETACH)
+	_ = os.RemoveAll(filepath.Dir(path))
+}
 
 // newNetns makes a network namespace with interfaces, as a runtime does, and returns its path.
 func newNetns(t *testing.T, ifnames ...string) string {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -15,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -222,9 +219,6 @@ func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r
 // namespace makes a network namespace that the test has for itself.
 func namespace(t *testing.T, ifname string) string {
 	path := newNetns(t, ifname)
-	t.Cleanup(func() {
-		_ = unix.Unmount(path, unix.MNT_DETACH)
-		_ = os.RemoveAll(filepath.Dir(path))
-	})
+	t.Cleanup(func() { removeNetns(path) })
 	return path
 }
