@@ -119,7 +119,7 @@ func checkRequested(r *allocation.Request) error {
 }
 
 // stands reports whether the interface still holds in the ledger what its container was answered. What does not stand is made
-// again if it can be; if another has it by now and the interface bears it, that is reported and the ADD refused.
+// again if it can be; if another has it by now, that is reported, and the ADD goes on to another address.
 func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, reply *wire.Reply) (bool, error) {
 	for _, ip := range reply.IPs {
 		l := leaseOf(i, k, ip)

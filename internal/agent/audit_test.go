@@ -206,6 +206,9 @@ func TestContradiction(t *testing.T) {
 	if !strings.Contains(told, "10.1.0.10") || !strings.Contains(told, "/thief on node "+other.name) {
 		t.Errorf("the Event says %s", told)
 	}
+	for range 2 { // the address is another's, whoever asks again
+		n.adding(p, "web").refused(t, wire.CodeTryAgain, "0 free of 1")
+	}
 	n.del(p, "web")
 	if want := "10.1.0.10 n2/thief eth0 thief"; c.held() != want {
 		t.Errorf("held %q, want %q", c.held(), want)

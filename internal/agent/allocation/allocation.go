@@ -251,13 +251,12 @@ func (a *Allocator) reuse(ctx context.Context, r *Request, f pool.Family) (*Gran
 		return nil, away(err)
 	}
 	for _, l := range a.usable(r, f) {
-		if !l.Confirmed || l.Entry.Spec.ContainerID != r.ContainerID {
-			err := r.Retry(ctx, func() error { return a.leases.Rewrite(ctx, i, l, r.spec(a.node)) })
-			if errors.Is(err, ledger.ErrLost) {
-				continue
-			} else if err != nil {
-				return nil, away(err)
-			}
+		// Also what was confirmed is written: only that shows that the entry stands and is not another's by now.
+		err := r.Retry(ctx, func() error { return a.leases.Rewrite(ctx, i, l, r.spec(a.node)) })
+		if errors.Is(err, ledger.ErrLost) {
+			continue
+		} else if err != nil {
+			return nil, away(err)
 		}
 		verdict, err := a.confirm(ctx, r, l, f)
 		if err != nil {

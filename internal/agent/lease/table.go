@@ -171,13 +171,6 @@ func (i *Interface) Answered() bool {
 	return slices.ContainsFunc(i.leases, func(l *Lease) bool { return l.Held() && l.Told != No })
 }
 
-// InDoubt reports whether a create in the name of a container may still happen.
-func (i *Interface) InDoubt(container string) bool {
-	return slices.ContainsFunc(i.leases, func(l *Lease) bool {
-		return l.Entry.Spec.ContainerID == container && time.Now().Before(l.inDoubtUntil)
-	})
-}
-
 // Told says whether a container was told an address.
 type Told int
 
