@@ -29,9 +29,17 @@ const (
 	AnnotationDefaultIPv6IPPool = "ipam.spidernet.io/default-ipv6-ippool"
 )
 
-// AnnotationReserved on a SpiderIPPool holds the reserved ranges that cut the pool, joined by commas. Only the
-// controller writes it; agents give out no address in it.
+// AnnotationReserved on a SpiderIPPool holds the ranges of the pool that are reserved, by SpiderReservedIPs or as addresses
+// of Nodes, joined by commas. Only the controller writes it; agents give out no address in it.
 const AnnotationReserved = "ipam.spidernet.io/reserved"
+
+// AnnotationAllowOverlap "true" on a SpiderIPPool or SpiderSubnet lets it overlap others, which is refused otherwise. Pods never
+// get one address twice for it: the ledger has each address once.
+const AnnotationAllowOverlap = "ipam.spidernet.io/allow-overlap"
+
+// AnnotationAllowDelete "true" on a SpiderIP lets people delete it. Without it only the agent of its node and the controller
+// may: a pod that lives would lose its address to the next.
+const AnnotationAllowDelete = "ipam.spidernet.io/allow-delete"
 
 // AnnotationWritten on a SpiderIP differs after each update of it, so that no two versions are alike.
 const AnnotationWritten = "ipam.spidernet.io/written"

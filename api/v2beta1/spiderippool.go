@@ -146,7 +146,8 @@ type IPPoolStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// ObservedReserved names the reserved ranges that were subtracted from the pool, joined by commas.
+	// ObservedReserved is the annotation AnnotationReserved that this status judges: the ranges of the pool that are given
+	// to nobody, joined by commas. Once it is the present one, no pod can get an address in it any more.
 	// +optional
 	ObservedReserved string `json:"observedReserved,omitempty"`
 
@@ -175,7 +176,25 @@ type IPPoolStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	DrainingIPCount *int64 `json:"drainingIPCount,omitempty"`
+
+	// Conditions are Ready, Draining and Malformed, each with a reason and a message for people.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// Types of the conditions of a SpiderIPPool.
+const (
+	// ConditionReady is true while the pool gives addresses to the pods that it serves. It is false while the pool is
+	// disabled, being deleted, malformed, or still holds the records of an older Spiderpool.
+	ConditionReady = "Ready"
+	// ConditionDraining is true while pods hold addresses that the pool no longer covers, or the pool is being deleted and
+	// pods hold addresses of it.
+	ConditionDraining = "Draining"
+	// ConditionMalformed is true while the spec cannot be understood; the message names the field.
+	ConditionMalformed = "Malformed"
+)
 
 // SpiderIPPoolList is a list of pools.
 //

@@ -34,7 +34,8 @@ var plan = map[string][]string{
 	"internal/agent/usage":      {"internal/agent/timing", "internal/addr"},
 	"internal/agent/publish":    {"internal/facts", "api/v2beta1"},
 	"internal/agent":            {"internal/agent/allocation", "internal/agent/lease", "internal/agent/metrics", "internal/agent/publish", "internal/agent/timing", "internal/coalesce", "internal/facts", "internal/ledger", "internal/pool", "internal/probe", "internal/wire", "internal/addr", "api/v2beta1"},
-	"internal/admission":        {"internal/pool", "internal/ledger", "internal/addr", "api/v2beta1"},
+	"internal/certs":            {},
+	"internal/admission":        {"internal/ledger", "internal/pool", "internal/addr", "api/v2beta1"},
 	"internal/controller":       {"internal/ledger", "internal/facts", "internal/pool", "internal/config", "internal/addr", "api/v2beta1"},
 	"internal/ctl":              {"internal/ledger", "internal/facts", "internal/pool", "internal/wire", "internal/config", "internal/addr", "api/v2beta1"},
 }
