@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -16,15 +15,15 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/klog/v2"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/spidernet-io/spiderpool/internal/agent"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/logging"
 	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/ports"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
@@ -54,7 +53,7 @@ func daemon(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	log := logger(env.LogLevel)
+	log := logging.New(env.LogLevel)
 	tellSettings(log, conf, env)
 	mounts, err := mountedAt(f.binDir, filepath.Dir(conf.IPAMUnixSocketPath))
 	if err != nil {
@@ -72,16 +71,16 @@ func daemon(ctx context.Context, f flags) error {
 		group.Go(func() error { k.keepInstalled(ctx); return nil })
 		group.Go(func() error { return watchMounts(ctx, mounts) })
 	}
-	p := &ports{log: log}
+	p := ports.New(log)
 	serve := func(name, address string, handler http.Handler) {
-		group.Go(func() error { p.serve(ctx, name, address, handler); return nil })
+		group.Go(func() error { p.Serve(ctx, name, address, handler); return nil })
 	}
-	serve("health", everywhere(env.HealthPort), a.Health(k.Problem, p.Problem))
+	serve("health", ports.Everywhere(env.HealthPort), a.Health(k.Problem, p.Problem))
 	if env.EnabledMetric {
-		serve("metrics", everywhere(env.MetricPort), a.Metrics())
+		serve("metrics", ports.Everywhere(env.MetricPort), a.Metrics())
 	}
 	if env.GopsPort != 0 {
-		serve("profiles", local(env.GopsPort), profiles())
+		serve("profiles", ports.Local(env.GopsPort), ports.Profiles())
 	}
 	return group.Wait()
 }
@@ -134,13 +133,4 @@ func families(conf config.Config) (out []pool.Family) {
 		out = append(out, pool.IPv6)
 	}
 	return out
-}
-
-// logger writes JSON lines to standard error, for this program and the libraries that it uses.
-func logger(level slog.Level) *slog.Logger {
-	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	slog.SetDefault(log)
-	klog.SetSlogLogger(log)
-	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
-	return log
 }

@@ -21,6 +21,8 @@ var plan = map[string][]string{
 	"internal/wire":             {},
 	"internal/probe":            {},
 	"internal/coalesce":         {},
+	"internal/logging":          {},
+	"internal/ports":            {},
 	"internal/apiclient":        {"api/v2beta1"},
 	"internal/pool":             {"internal/addr", "api/v2beta1"},
 	"internal/ledger":           {"internal/apiclient", "internal/addr", "api/v2beta1"},

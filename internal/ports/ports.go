@@ -1,4 +1,6 @@
-package main
+// Package ports serves what people and tools ask a daemon over TCP: probes, metrics and profiles. That a port is in use keeps
+// a daemon from nothing else: it is tried again, and told of.
+package ports
 
 import (
 	"context"
@@ -15,20 +17,22 @@ import (
 	"time"
 )
 
-// ports serves what people and tools ask the agent over TCP. That a port is in use keeps no pod from its address: it is
-// tried again, and told of.
-type ports struct {
+// again is how often a port that could not be opened is tried again.
+const again = 2 * time.Second
+
+// Ports are the TCP ports of one daemon.
+type Ports struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
 	problem map[string]string
 }
 
-// portEvery is how often a port that could not be opened is tried again.
-const portEvery = 2 * time.Second
+// New prepares the ports; log hears of those that cannot be opened.
+func New(log *slog.Logger) *Ports { return &Ports{log: log, problem: map[string]string{}} }
 
-// serve serves until ctx ends.
-func (p *ports) serve(ctx context.Context, name, address string, handler http.Handler) {
+// Serve serves a port, which name says for people what it is for, until ctx ends.
+func (p *Ports) Serve(ctx context.Context, name, address string, handler http.Handler) {
 	server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -41,14 +45,14 @@ func (p *ports) serve(ctx context.Context, name, address string, handler http.Ha
 			p.note(name, err)
 		}
 		select {
-		case <-time.After(portEvery):
+		case <-time.After(again):
 		case <-ctx.Done():
 		}
 	}
 }
 
 // note keeps why a port is not served, and logs it once.
-func (p *ports) note(name string, err error) {
+func (p *Ports) note(name string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
@@ -56,9 +60,6 @@ func (p *ports) note(name string, err error) {
 		return
 	}
 	text := fmt.Sprintf("the port for %s is not served: %v", name, err)
-	if p.problem == nil {
-		p.problem = map[string]string{}
-	}
 	if p.problem[name] != text {
 		p.log.Error(text)
 	}
@@ -66,19 +67,21 @@ func (p *ports) note(name string, err error) {
 }
 
 // Problem says which ports are not served, or returns an empty text. For readiness.
-func (p *ports) Problem() string {
+func (p *Ports) Problem() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return strings.Join(slices.Sorted(maps.Values(p.problem)), "; ")
 }
 
-func everywhere(port int) string { return ":" + strconv.Itoa(port) }
+// Everywhere is a port on all addresses of the host.
+func Everywhere(port int) string { return ":" + strconv.Itoa(port) }
 
-func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+// Local is a port that only the host itself reaches.
+func Local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// profiles shows what the process does, and lets nobody change how it does it: whoever is on the node's network reaches
+// Profiles shows what the process does, and lets nobody change how it does it: whoever is on the node's network reaches
 // the port, and an agent by the protocol of gops would let them switch the garbage collector off.
-func profiles() http.Handler {
+func Profiles() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

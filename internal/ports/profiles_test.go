@@ -1,4 +1,4 @@
-package main
+package ports
 
 import (
 	"io"
@@ -12,7 +12,7 @@ import (
 
 // TestProfiles: they are read over HTTP, and what makes an agent of gops set its garbage collector changes nothing.
 func TestProfiles(t *testing.T) {
-	server := httptest.NewServer(profiles())
+	server := httptest.NewServer(Profiles())
 	defer server.Close()
 	for _, tc := range []struct {
 		path, want string

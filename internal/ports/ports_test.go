@@ -1,4 +1,4 @@
-package main
+package ports
 
 import (
 	"context"
@@ -7,7 +7,17 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
 
 // TestPortInUse: a port that is in use is told of, keeps nobody from working, and is served once it is free.
 func TestPortInUse(t *testing.T) {
@@ -16,12 +26,12 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := other.Addr().String()
-	p := &ports{log: slog.New(slog.DiscardHandler)}
+	p := New(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.serve(ctx, "metrics", address, http.NotFoundHandler())
+		p.Serve(ctx, "metrics", address, http.NotFoundHandler())
 	}()
 	eventually(t, "it is told of", func() bool {
 		return strings.Contains(p.Problem(), "metrics") && strings.Contains(p.Problem(), address)
