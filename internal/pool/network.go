@@ -3,6 +3,7 @@ package pool
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -121,17 +122,11 @@ func (s *PodContext) Network() (string, error) {
 	if s.isDefaultNetwork(all) {
 		return element{Name: s.ConfName}.in(s.defaultNamespace()), nil
 	}
-	at, err := s.placesIn(all)
+	i, _, err := s.placeIn(all)
 	if err != nil {
 		return "", err
 	}
-	name := all[at[0]].in(s.Namespace)
-	for _, i := range at[1:] {
-		if all[i].in(s.Namespace) != name {
-			return "", s.uncertain()
-		}
-	}
-	return name, nil
+	return all[i].in(s.Namespace), nil
 }
 
 // position is the place of the interface in the pod: 0 is eth0, n the n-th
@@ -144,14 +139,11 @@ func (s *PodContext) position() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	at, err := s.placesIn(all)
-	switch {
-	case err != nil:
-		return 0, err
-	case len(at) > 1:
-		return 0, s.uncertain()
+	i, sure, err := s.placeIn(all)
+	if err == nil && !sure {
+		err = s.uncertain()
 	}
-	return at[0] + 1, nil
+	return i + 1, err
 }
 
 // isDefaultNetwork reports whether the interface can only be one of Multus'
@@ -174,16 +166,17 @@ func (s *PodContext) defaultNamespace() string {
 	return s.OwnNamespace
 }
 
-// placesIn returns which entries of the annotation the interface may be, at
-// least one: the entry that names it; else those before which there may be
-// defaultNetworks enough and whose network has the name of the call's
-// configuration. The entry at the interface's own number is preferred to others
-// of the same network.
-func (s *PodContext) placesIn(all []element) (at []int, err error) {
+// placeIn returns which entry of the annotation the interface is: the one that
+// names it; else one of those before which there may be defaultNetworks enough
+// and whose network has the name of the call's configuration, if they are all of
+// one network. It is sure of the entry if that is the only one or stands at the
+// interface's own number.
+func (s *PodContext) placeIn(all []element) (i int, sure bool, err error) {
 	n := s.number()
+	var at []int
 	for i, e := range all {
 		if e.Interface == s.Interface {
-			return []int{i}, nil
+			return i, true, nil
 		}
 		if e.Interface == "" && i < n && (e.Name == s.ConfName || s.ConfName == "" && i == n-1) {
 			at = append(at, i)
@@ -191,23 +184,14 @@ func (s *PodContext) placesIn(all []element) (at []int, err error) {
 	}
 	switch {
 	case len(at) == 0 && s.ConfName != "" && len(all) > 0 && n > 0:
-		return nil, s.uncertain()
+		return 0, false, s.uncertain()
 	case len(at) == 0:
-		return nil, fmt.Errorf("the Pod annotation %s has no network for the interface %s", v2beta1.AnnotationMultusNetworks, s.Interface)
+		return 0, false, fmt.Errorf("the Pod annotation %s has no network for the interface %s", v2beta1.AnnotationMultusNetworks, s.Interface)
+	case slices.ContainsFunc(at, func(i int) bool { return all[i].in(s.Namespace) != all[at[0]].in(s.Namespace) }):
+		return 0, false, s.uncertain()
 	}
-	if last := at[len(at)-1]; last == n-1 && s.sameNetwork(all, at) {
-		return []int{last}, nil
-	}
-	return at, nil
-}
-
-func (s *PodContext) sameNetwork(all []element, at []int) bool {
-	for _, i := range at {
-		if all[i].in(s.Namespace) != all[at[0]].in(s.Namespace) {
-			return false
-		}
-	}
-	return true
+	last := at[len(at)-1]
+	return last, len(at) == 1 || last == n-1, nil
 }
 
 // number is n of net<n>; 0 if the interface is called otherwise.
