@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,24 +71,17 @@ func (p *Pool) Refuses(s *PodContext, f Family) string {
 	case p.foreign:
 		return "its status holds addresses of an older Spiderpool: run 'spiderpoolctl migrate' first"
 	}
-	for _, rule := range []func(*PodContext) string{p.refusesNode, p.refusesNamespace, p.refusesPod, p.refusesNetwork, p.refusesParent} {
-		if why := rule(s); why != "" {
-			return why
-		}
+	if why := cmp.Or(
+		p.unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels),
+		p.unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels),
+		p.unmatched("Pod", nil, p.pod, "", s.PodLabels),
+	); why != "" {
+		return why
 	}
-	return ""
-}
-
-func (p *Pool) refusesNode(s *PodContext) string {
-	return p.unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels)
-}
-
-func (p *Pool) refusesNamespace(s *PodContext) string {
-	return p.unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels)
-}
-
-func (p *Pool) refusesPod(s *PodContext) string {
-	return p.unmatched("Pod", nil, p.pod, "", s.PodLabels)
+	if why := p.refusesNetwork(s); why != "" {
+		return why
+	}
+	return p.refusesParent(s)
 }
 
 // refusesNetwork binds a pool to Multus networks, if it names any.

@@ -242,25 +242,19 @@ func ParseRoute(dst, gw string) (r Route, warning string, err error) {
 }
 
 func (p *Pool) parseSelectors(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
-	for _, s := range []struct {
-		name string
-		from *metav1.LabelSelector
-		to   *labels.Selector
-	}{
-		{"nodeAffinity", o.Spec.NodeAffinity, &p.node},
-		{"namespaceAffinity", o.Spec.NamespaceAffinity, &p.ns},
-		{"podAffinity", o.Spec.PodAffinity, &p.pod},
-	} {
-		if s.from == nil {
-			continue
+	selector := func(name string, s *metav1.LabelSelector) labels.Selector {
+		if s == nil {
+			return nil
 		}
-		selector, err := metav1.LabelSelectorAsSelector(s.from)
+		parsed, err := metav1.LabelSelectorAsSelector(s)
 		if err != nil {
-			errs = append(errs, field.Invalid(spec.Child(s.name), s.from, err.Error()))
-			continue
+			errs = append(errs, field.Invalid(spec.Child(name), s, err.Error()))
 		}
-		*s.to = selector
+		return parsed
 	}
+	p.node = selector("nodeAffinity", o.Spec.NodeAffinity)
+	p.ns = selector("namespaceAffinity", o.Spec.NamespaceAffinity)
+	p.pod = selector("podAffinity", o.Spec.PodAffinity)
 	return errs
 }
 
