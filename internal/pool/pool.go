@@ -66,16 +66,11 @@ type Pool struct {
 	// Warnings tell an administrator what was not taken as it is written.
 	Warnings []string
 
-	disabled    bool
-	terminating bool
-	foreign     bool
-	malformed   bool
-	nodeName    []string
-	namespace   []string
-	multusName  []string
-	node        labels.Selector
-	ns          labels.Selector
-	pod         labels.Selector
+	spec          v2beta1.IPPoolSpec // as written
+	terminating   bool
+	foreign       bool
+	malformed     bool
+	node, ns, pod labels.Selector
 }
 
 // Parse reads p. A pool with any error serves nobody; the errors name the
@@ -87,12 +82,9 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		Name:        p.Name,
 		UID:         p.UID,
 		Default:     deref(p.Spec.Default),
-		disabled:    deref(p.Spec.Disable),
+		spec:        p.Spec,
 		terminating: p.DeletionTimestamp != nil,
 		foreign:     p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0,
-		nodeName:    p.Spec.NodeName,
-		namespace:   p.Spec.NamespaceName,
-		multusName:  p.Spec.MultusName,
 	}
 	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
 	if err != nil {
@@ -103,10 +95,10 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 	if v := p.Spec.IPVersion; v != nil && Family(*v) != out.Family {
 		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *v, fmt.Sprintf("subnet %s is %s", subnet, out.Family)))
 	}
-	errs = append(errs, out.parseAddresses(spec, p)...)
+	errs = append(errs, out.parseAddresses(spec)...)
 	errs = append(errs, out.parseReserved(p.Annotations)...)
-	errs = append(errs, out.parseRoutes(spec, p.Spec.Routes)...)
-	errs = append(errs, out.parseSelectors(spec, p)...)
+	errs = append(errs, out.parseRoutes(spec.Child("routes"))...)
+	errs = append(errs, out.parseSelectors(spec)...)
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -123,7 +115,7 @@ func Outline(p *v2beta1.SpiderIPPool) *Pool {
 	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default), malformed: true}
 }
 
-func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
+func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 	whole := addr.MakeSet(addr.PrefixRange(p.Subnet))
 	list := func(name string, texts []string, parse func([]string) (addr.Set, error)) addr.Set {
 		set, err := parse(texts)
@@ -134,11 +126,11 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 		}
 		return set
 	}
-	ips := list("ips", o.Spec.IPs, addr.ParseDisjoint)
-	excluded := list("excludeIPs", o.Spec.ExcludeIPs, addr.ParseDisjoint)
+	ips := list("ips", p.spec.IPs, addr.ParseDisjoint)
+	excluded := list("excludeIPs", p.spec.ExcludeIPs, addr.ParseDisjoint)
 	p.Addresses = ips.Minus(excluded).Intersect(addr.MakeSet(addr.Assignable(p.Subnet)))
 
-	if text := deref(o.Spec.Gateway); text != "" {
+	if text := deref(p.spec.Gateway); text != "" {
 		gateway, err := addr.ParseAddr(text)
 		switch {
 		case err != nil:
@@ -169,10 +161,10 @@ func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
 	return nil
 }
 
-func (p *Pool) parseRoutes(spec *field.Path, routes []v2beta1.Route) (errs field.ErrorList) {
+func (p *Pool) parseRoutes(routes *field.Path) (errs field.ErrorList) {
 	seen := map[netip.Prefix]bool{}
-	for i, r := range routes {
-		path := spec.Child("routes").Index(i)
+	for i, r := range p.spec.Routes {
+		path := routes.Index(i)
 		route, warning, err := ParseRoute(r.Dst, r.Gw)
 		if warning != "" {
 			p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %s", path.Child("dst"), warning))
@@ -241,7 +233,7 @@ func ParseRoute(dst, gw string) (r Route, warning string, err error) {
 	return Route{Dst: prefix, GW: gateway}, warning, nil
 }
 
-func (p *Pool) parseSelectors(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
+func (p *Pool) parseSelectors(spec *field.Path) (errs field.ErrorList) {
 	selector := func(name string, s *metav1.LabelSelector) labels.Selector {
 		if s == nil {
 			return nil
@@ -252,9 +244,9 @@ func (p *Pool) parseSelectors(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 		}
 		return parsed
 	}
-	p.node = selector("nodeAffinity", o.Spec.NodeAffinity)
-	p.ns = selector("namespaceAffinity", o.Spec.NamespaceAffinity)
-	p.pod = selector("podAffinity", o.Spec.PodAffinity)
+	p.node = selector("nodeAffinity", p.spec.NodeAffinity)
+	p.ns = selector("namespaceAffinity", p.spec.NamespaceAffinity)
+	p.pod = selector("podAffinity", p.spec.PodAffinity)
 	return errs
 }
 
