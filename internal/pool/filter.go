@@ -93,10 +93,8 @@ func (p *Pool) refusesNetwork(s *PodContext) string {
 	if err != nil {
 		return fmt.Sprintf("spec.multusName is %v, and the network of %s is not known: %v", p.spec.MultusName, s.Interface, err)
 	}
-	for _, name := range p.spec.MultusName {
-		if parseElement(name).in(s.OwnNamespace) == network {
-			return ""
-		}
+	if slices.ContainsFunc(p.spec.MultusName, func(name string) bool { return parseElement(name).in(s.OwnNamespace) == network }) {
+		return ""
 	}
 	return fmt.Sprintf("unmatched Multus name of IPPool %s: interface %s is not matched, it is of %s and spec.multusName is %v",
 		p.Name, s.Interface, network, p.spec.MultusName)

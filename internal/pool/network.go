@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -39,10 +40,7 @@ func parseElement(text string) (e element) {
 
 // in is the full name of the network, in a namespace if it tells none.
 func (e element) in(namespace string) string {
-	if e.Namespace != "" {
-		namespace = e.Namespace
-	}
-	return namespace + "/" + e.Name
+	return cmp.Or(e.Namespace, namespace) + "/" + e.Name
 }
 
 // parseElements reads a JSON list, or [namespace/]name[@interface] with commas
@@ -70,9 +68,7 @@ func parseElements(key, text string) ([]element, error) {
 		if e.Name == "" {
 			return nil, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': entry %d names no network", key, i+1)
 		}
-		if e.Interface == "" {
-			e.Interface = e.InterfaceRequest
-		}
+		e.Interface = cmp.Or(e.Interface, e.InterfaceRequest)
 	}
 	return elements, nil
 }
@@ -83,16 +79,13 @@ func (s *PodContext) networks() ([]element, error) {
 }
 
 // defaultNetwork is the network of eth0: what the pod chooses by the annotation
-// v1.multus-cni.io/default-network, else that of the cluster; "" if neither
-// says.
+// v1.multus-cni.io/default-network, else that of the cluster.
 func (s *PodContext) defaultNetwork() (string, error) {
 	const key = v2beta1.AnnotationMultusDefaultNetwork
-	text := strings.TrimSpace(s.PodAnnotations[key])
+	text := cmp.Or(strings.TrimSpace(s.PodAnnotations[key]), s.ClusterNetwork)
 	if text == "" {
-		text = s.ClusterNetwork
-	}
-	if text == "" {
-		return "", nil
+		return "", fmt.Errorf("cluster-network multus isn't set: neither the Pod annotation %s nor the agent's setting "+
+			"MULTUS_CLUSTER_NETWORK says which Multus network %s belongs to", key, s.Interface)
 	}
 	if !strings.HasPrefix(text, "[") {
 		return parseElement(text).in(s.OwnNamespace), nil
@@ -108,12 +101,7 @@ func (s *PodContext) defaultNetwork() (string, error) {
 // is an error if nothing says for sure which it is.
 func (s *PodContext) Network() (string, error) {
 	if s.Interface == firstInterface {
-		name, err := s.defaultNetwork()
-		if err == nil && name == "" {
-			err = fmt.Errorf("cluster-network multus isn't set: neither the Pod annotation %s nor the agent's setting "+
-				"MULTUS_CLUSTER_NETWORK says which Multus network %s belongs to", v2beta1.AnnotationMultusDefaultNetwork, s.Interface)
-		}
-		return name, err
+		return s.defaultNetwork()
 	}
 	all, err := s.networks()
 	if err != nil {
@@ -150,20 +138,13 @@ func (s *PodContext) position() (int, error) {
 // defaultNetworks: every network of the annotation names its interface, and none
 // names this one.
 func (s *PodContext) isDefaultNetwork(all []element) bool {
-	for _, e := range all {
-		if e.Interface == "" || e.Interface == s.Interface {
-			return false
-		}
-	}
-	return s.ConfName != "" && s.number() > 0
+	return s.ConfName != "" && s.number() > 0 &&
+		!slices.ContainsFunc(all, func(e element) bool { return e.Interface == "" || e.Interface == s.Interface })
 }
 
 // defaultNamespace is that of Multus' own networks, the cluster's among them.
 func (s *PodContext) defaultNamespace() string {
-	if e := parseElement(s.ClusterNetwork); e.Namespace != "" {
-		return e.Namespace
-	}
-	return s.OwnNamespace
+	return cmp.Or(parseElement(s.ClusterNetwork).Namespace, s.OwnNamespace)
 }
 
 // placeIn returns which entry of the annotation the interface is: the one that
@@ -217,10 +198,7 @@ func (s *PodContext) KnownInterfaces() ([]string, error) {
 	all, err := s.networks()
 	out := []string{firstInterface}
 	for i, e := range all {
-		if e.Interface == "" {
-			e.Interface = fmt.Sprintf("net%d", i+1)
-		}
-		out = append(out, e.Interface)
+		out = append(out, cmp.Or(e.Interface, fmt.Sprintf("net%d", i+1)))
 	}
 	return out, err
 }

@@ -96,7 +96,11 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *v, fmt.Sprintf("subnet %s is %s", subnet, out.Family)))
 	}
 	errs = append(errs, out.parseAddresses(spec)...)
-	errs = append(errs, out.parseReserved(p.Annotations)...)
+	if text := p.Annotations[v2beta1.AnnotationReserved]; text != "" {
+		if out.Reserved, err = addr.ParseSet(strings.Split(text, ",")); err != nil {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationReserved), text, err.Error()))
+		}
+	}
 	errs = append(errs, out.parseRoutes(spec.Child("routes"))...)
 	errs = append(errs, out.parseSelectors(spec)...)
 	if len(errs) > 0 {
@@ -143,22 +147,6 @@ func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 		}
 	}
 	return errs
-}
-
-// parseReserved reads what the controller recorded as reserved in this pool:
-// ranges with commas between them.
-func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
-	text := annotations[v2beta1.AnnotationReserved]
-	if text == "" {
-		return nil
-	}
-	reserved, err := addr.ParseSet(strings.Split(text, ","))
-	if err != nil {
-		path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationReserved)
-		return field.ErrorList{field.Invalid(path, text, err.Error())}
-	}
-	p.Reserved = reserved
-	return nil
 }
 
 func (p *Pool) parseRoutes(routes *field.Path) (errs field.ErrorList) {
