@@ -108,7 +108,8 @@ func (s *PodContext) Network() (string, error) {
 		return "", err
 	}
 	if s.isDefaultNetwork(all) {
-		return element{Name: s.ConfName}.in(s.defaultNamespace()), nil
+		ofMultus := cmp.Or(parseElement(s.ClusterNetwork).Namespace, s.OwnNamespace) // where the cluster's network is, and defaultNetworks are
+		return element{Name: s.ConfName}.in(ofMultus), nil
 	}
 	i, _, err := s.placeIn(all)
 	if err != nil {
@@ -140,11 +141,6 @@ func (s *PodContext) position() (int, error) {
 func (s *PodContext) isDefaultNetwork(all []element) bool {
 	return s.ConfName != "" && s.number() > 0 &&
 		!slices.ContainsFunc(all, func(e element) bool { return e.Interface == "" || e.Interface == s.Interface })
-}
-
-// defaultNamespace is that of Multus' own networks, the cluster's among them.
-func (s *PodContext) defaultNamespace() string {
-	return cmp.Or(parseElement(s.ClusterNetwork).Namespace, s.OwnNamespace)
 }
 
 // placeIn returns which entry of the annotation the interface is: the one that

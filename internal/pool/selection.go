@@ -297,27 +297,23 @@ func RoutesOf(s *PodContext) (out []Route, warnings []string, err error) {
 	if !ok {
 		return nil, nil, nil
 	}
+	wrong := func(err error) error {
+		return fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
+	}
 	var routes []v2beta1.Route
-	if err = json.Unmarshal([]byte(text), &routes); err == nil {
-		out, warnings, err = parseRoutes(routes)
+	if err := json.Unmarshal([]byte(text), &routes); err != nil {
+		return nil, nil, wrong(err)
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
-	}
-	return out, warnings, nil
-}
-
-func parseRoutes(routes []v2beta1.Route) (out []Route, warnings []string, err error) {
 	if len(routes) > MaxRoutes {
-		return nil, nil, fmt.Errorf("it has %d routes, at most %d are accepted", len(routes), MaxRoutes)
+		return nil, nil, wrong(fmt.Errorf("it has %d routes, at most %d are accepted", len(routes), MaxRoutes))
 	}
 	for i, r := range routes {
 		route, warning, err := ParseRoute(r.Dst, r.Gw)
 		if err != nil {
-			return nil, nil, fmt.Errorf("route %d: %w", i+1, err)
+			return nil, nil, wrong(fmt.Errorf("route %d: %w", i+1, err))
 		}
 		if warning != "" {
-			warnings = append(warnings, fmt.Sprintf("Pod annotation %s, route %d: %s", v2beta1.AnnotationRoutes, i+1, warning))
+			warnings = append(warnings, fmt.Sprintf("Pod annotation %s, route %d: %s", key, i+1, warning))
 		}
 		out = append(out, route)
 	}
