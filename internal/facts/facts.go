@@ -39,9 +39,10 @@ type Facts struct {
 
 	handled sync.Map // by watch, a toolscache.InformerSynced: its first list came, and was handled
 
-	mu      sync.Mutex
-	epoch   int // see Epoch
-	awaited map[client.ObjectKey]*arrival
+	awaited sync.Map // by channel, of which ADDs wait: the key of the pod that they wait for
+
+	mu    sync.Mutex
+	epoch int // see Epoch
 
 	pools   map[string]parsed
 	gone    map[types.UID]bool // pools that were read as gone, until the watch says so
@@ -116,8 +117,7 @@ func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) 
 func empty(live client.Reader, node string) *Facts {
 	w := &Facts{
 		node: node, live: live, owners: lru.New(4096),
-		awaited: map[client.ObjectKey]*arrival{},
-		pools:   map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
+		pools: map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
 		reserved: map[string]reservation{}, gives: map[string]gives{},
 	}
 	w.unknown.Read, w.unknown.Keep = w.lookUpPool, poolsFor
