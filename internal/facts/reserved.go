@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/util/wait"
 	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -165,19 +166,13 @@ func (w *Facts) readReserved(ctx context.Context) error {
 // bookmark.
 func (w *Facts) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer, handled toolscache.InformerSynced) {
 	toolscache.WaitForCacheSync(ctx.Done(), handled)
-	tick := time.NewTicker(listen)
-	defer tick.Stop()
-	for last := ""; ; {
+	last := ""
+	wait.UntilWithContext(ctx, func(context.Context) {
 		if now := informer.LastSyncResourceVersion(); now != last {
 			last = now
 			w.mu.Lock()
 			w.heard = time.Now()
 			w.mu.Unlock()
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
+	}, listen)
 }
