@@ -53,10 +53,9 @@ type Facts struct {
 	reserved    map[string]reservation
 	allReserved addr.Set // the union of reserved, unless stale
 	stale       bool
-	unions      int              // how often allReserved was made
-	gives       map[string]gives // by pool
-	heard       time.Time        // when the watch of the reservations last brought something, or they were read
-	events      int              // of that watch
+	gives       map[*pool.Pool]addr.Set // of pools, while allReserved counts; see Gives
+	heard       time.Time               // when the watch of the reservations last brought something, or they were read
+	events      int                     // of that watch
 	reading     coalesce.Group[struct{}]
 }
 
@@ -118,7 +117,7 @@ func empty(live client.Reader, node string) *Facts {
 	w := &Facts{
 		node: node, live: live, owners: lru.New(4096),
 		pools: map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
-		reserved: map[string]reservation{}, gives: map[string]gives{},
+		reserved: map[string]reservation{}, gives: map[*pool.Pool]addr.Set{},
 	}
 	w.unknown.Read, w.unknown.Keep = w.lookUpPool, poolsFor
 	w.reading.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, w.readReserved(ctx) }

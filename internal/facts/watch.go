@@ -47,7 +47,7 @@ func (w *Facts) Run(ctx context.Context) error {
 		}
 		synced := toolscache.InformerSynced(handled.HasSynced)
 		if watch.name == ofReserved {
-			synced = func() bool { return handled.HasSynced() && w.heardReserved() }
+			synced = func() bool { return handled.HasSynced() && !w.lastHeard().IsZero() }
 			go w.listenReserved(ctx, informer.(toolscache.SharedIndexInformer), handled.HasSynced) // which all informers of the cache are
 		}
 		w.handled.Store(watch.name, synced)
