@@ -2,6 +2,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,11 +28,7 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 	if err := e.read(ctx, pod, ifname); err != nil {
 		return err
 	}
-	node := e.podContext.Node
-	if node == "" {
-		node = "none yet"
-	}
-	e.say("pod %s, interface %s, node %s", pod, ifname, node)
+	e.say("pod %s, interface %s, node %s", pod, ifname, cmp.Or(e.podContext.Node, "none yet"))
 	held := e.holdings()
 	if why := facts.Finished(e.pod); why != "" {
 		e.say("gets no address: it %s", why)
@@ -69,7 +66,7 @@ type explanation struct {
 
 	pod         *corev1.Pod
 	entries     []v2beta1.SpiderIP
-	held        addr.Set // the addresses of entries
+	held        addr.Set                                            // the addresses of entries
 	pods        map[string]map[string]*metav1.PartialObjectMetadata // by namespace and UID as CNI gives it
 	facts       *facts.Facts
 	installed   installation
@@ -123,10 +120,10 @@ func addressesOf(entries []v2beta1.SpiderIP) addr.Set {
 // readConf reads the configuration of the interface's network, if the API server has it.
 func (e *explanation) readConf(ctx context.Context, network string) error {
 	conf, known, err := confOf(ctx, e.client, network)
-	e.confKnown = known
-	e.podContext.Conf.CleanGateway = conf.IPAM.CleanGateway
-	e.podContext.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
-	e.matchParent = conf.IPAM.MatchMasterSubnet
+	e.confKnown, e.matchParent = known, conf.IPAM.MatchMasterSubnet
+	e.podContext.Conf = pool.Conf{
+		CleanGateway: conf.IPAM.CleanGateway, Pools: map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6},
+	}
 	return err
 }
 
