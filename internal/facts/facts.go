@@ -39,7 +39,7 @@ type Facts struct {
 
 	handled sync.Map // by watch, a toolscache.InformerSynced: its first list came, and was handled
 
-	awaited sync.Map // by channel, of which ADDs wait: the key of the pod that they wait for
+	awaited sync.Map // by the channel on which an ADD waits: the key of the pod that it waits for
 
 	mu    sync.Mutex
 	epoch int // see Epoch
@@ -126,12 +126,9 @@ func empty(live client.Reader, node string) *Facts {
 
 // PodContext is what the rules of a pool look at, for p.
 func (w *Facts) PodContext(ctx context.Context, p *corev1.Pod) (*pool.PodContext, error) {
-	node := meta(nodeKind)
-	if w.node != "" { // the command line may ask for a pod that has none yet
-		var err error
-		if node, err = w.metadata(ctx, ofNodes, nodeKind, w.node); err != nil {
-			return nil, err
-		}
+	node, err := w.metadata(ctx, ofNodes, nodeKind, w.node)
+	if err != nil {
+		return nil, err
 	}
 	namespace, err := w.metadata(ctx, ofNamespaces, namespaceKind, p.Namespace)
 	if err != nil {
@@ -144,9 +141,10 @@ func (w *Facts) PodContext(ctx context.Context, p *corev1.Pod) (*pool.PodContext
 	}, nil
 }
 
+// metadata reads an object, and nothing for the empty name: the command line may ask for a pod that has no node yet.
 func (w *Facts) metadata(ctx context.Context, watch string, kind schema.GroupVersionKind, name string) (*metav1.PartialObjectMetadata, error) {
 	m := meta(kind)
-	if w.has(watch) && w.cache.Get(ctx, client.ObjectKey{Name: name}, m) == nil {
+	if name == "" || w.has(watch) && w.cache.Get(ctx, client.ObjectKey{Name: name}, m) == nil {
 		return m, nil
 	}
 	if err := w.live.Get(ctx, client.ObjectKey{Name: name}, m); err != nil {
