@@ -121,8 +121,8 @@ func Outline(p *v2beta1.SpiderIPPool) *Pool {
 
 func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 	whole := addr.MakeSet(addr.PrefixRange(p.Subnet))
-	list := func(name string, texts []string, parse func([]string) (addr.Set, error)) addr.Set {
-		set, err := parse(texts)
+	list := func(name string, texts []string) addr.Set {
+		set, err := addr.ParseDisjoint(texts)
 		if err != nil {
 			errs = append(errs, field.Invalid(spec.Child(name), texts, err.Error()))
 		} else if outside := set.Minus(whole); !outside.IsEmpty() {
@@ -130,8 +130,8 @@ func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 		}
 		return set
 	}
-	ips := list("ips", p.spec.IPs, addr.ParseDisjoint)
-	excluded := list("excludeIPs", p.spec.ExcludeIPs, addr.ParseDisjoint)
+	ips := list("ips", p.spec.IPs)
+	excluded := list("excludeIPs", p.spec.ExcludeIPs)
 	p.Addresses = ips.Minus(excluded).Intersect(addr.MakeSet(addr.Assignable(p.Subnet)))
 
 	if text := deref(p.spec.Gateway); text != "" {
@@ -180,7 +180,7 @@ func (p *Pool) parseRoutes(routes *field.Path) (errs field.ErrorList) {
 // the subnet, or a link-local IPv6 address, which is what routers announce
 // (RFC 4861, section 4.2).
 func (p *Pool) Reaches(hop netip.Addr) bool {
-	return p.Subnet.Contains(hop) || p.Family == IPv6 && isLinkLocal(hop)
+	return p.Subnet.Contains(hop) || p.Family == IPv6 && hop.Is6() && hop.IsLinkLocalUnicast()
 }
 
 // TakesRoute reports whether a route of a pod belongs to an interface that this
@@ -188,10 +188,8 @@ func (p *Pool) Reaches(hop netip.Addr) bool {
 // says nothing of the interface; its route belongs to the first, eth0, so that
 // no two interfaces get it.
 func (p *Pool) TakesRoute(ifname string, r Route) bool {
-	return p.Subnet.Contains(r.GW) || p.Family == IPv6 && isLinkLocal(r.GW) && ifname == firstInterface
+	return p.Subnet.Contains(r.GW) || ifname == firstInterface && p.Reaches(r.GW)
 }
-
-func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 // unreachable is why a next hop is refused.
 func (p *Pool) unreachable() string {
@@ -205,17 +203,16 @@ func (p *Pool) unreachable() string {
 // Host bits of the destination are masked, which a warning says.
 func ParseRoute(dst, gw string) (r Route, warning string, err error) {
 	prefix, exact, err := addr.ParseMasked(dst)
-	if err != nil {
-		return Route{}, "", err
+	var gateway netip.Addr
+	if err == nil {
+		gateway, err = addr.ParseAddr(gw)
 	}
-	gateway, err := addr.ParseAddr(gw)
-	if err != nil {
+	switch {
+	case err != nil:
 		return Route{}, "", err
-	}
-	if FamilyOf(prefix.Addr()) != FamilyOf(gateway) {
+	case FamilyOf(prefix.Addr()) != FamilyOf(gateway):
 		return Route{}, "", fmt.Errorf("destination %s and gateway %s are of different families", dst, gw)
-	}
-	if !exact {
+	case !exact:
 		warning = fmt.Sprintf("%s has host bits and counts as %s: write that", dst, prefix)
 	}
 	return Route{Dst: prefix, GW: gateway}, warning, nil
