@@ -134,53 +134,37 @@ func (c *Controller) variables() []variable {
 	}
 }
 
-const (
-	noQueue   = "work waits in queues without limits of their own"
-	noWorkers = "the number of workers follows from the work"
-	noResync  = "watches bring every change, and the periodic look at every address repeats the rest"
-	builtIn   = "the version is part of the program"
-	noRDMA    = "Spiderpool manages addresses and counts no RDMA traffic"
-	onlyInit  = "it belongs to the job that makes the default pools"
-)
-
-// variablesWithoutEffect are accepted, because manifests of existing installations set them, and decide nothing, with the
-// reason. A star at the end of a name stands for all that begin so.
-var variablesWithoutEffect = map[string]string{
-	"SPIDERPOOL_ENABLED_RDMA_METRIC":                      noRDMA,
-	"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS":            "profiles are fetched from the port SPIDERPOOL_GOPS_LISTEN_PORT, none are pushed",
-	"SPIDERPOOL_ENABLED_RELEASE_CONFLICT_IPS":             "an address found in conflict is always quarantined and another one taken",
-	"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS":                 "a pool may have any number of addresses in use",
-	"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND":          "the agent is woken when an automatic pool is there",
-	"SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES":             "the agent is woken when an automatic pool is there",
-	"SPIDERPOOL_METRIC_RENEW_PERIOD":                      "metrics are current when they are read",
-	"SPIDERPOOL_CLI_PORT":                                 "reserved: spiderpoolctl asks the Kubernetes API",
-	"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME":               "the controller does not look its Deployment up",
-	"SPIDERPOOL_GC_IP_WORKER_NUM":                         noWorkers,
-	"SPIDERPOOL_GC_CHANNEL_BUFFER":                        noQueue,
-	"SPIDERPOOL_GC_MAX_PODENTRY_DB_CAP":                   noQueue,
-	"SPIDERPOOL_GC_TRACE_POD_GAP_DURATION":                "every address is looked at when its own time has come",
-	"SPIDERPOOL_GC_SIGNAL_TIMEOUT_DURATION":               "every address is looked at when its own time has come",
-	"SPIDERPOOL_GC_HTTP_REQUEST_TIME_GAP":                 "requests are bounded by how many run at once",
-	"SPIDERPOOL_GC_PODENTRY_MAX_RETRIES":                  "what fails is tried again, at growing intervals, until it is done",
-	"SPIDERPOOL_LEADER_RETRY_GAP":                         "a controller that loses the lease starts anew",
-	"SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD":            noResync,
-	"SPIDERPOOL_SUBNET_INFORMER_WORKERS":                  noWorkers,
-	"SPIDERPOOL_SUBNET_INFORMER_MAX_WORKQUEUE_LENGTH":     noQueue,
-	"SPIDERPOOL_SUBNET_APPLICATION_CONTROLLER_WORKERS":    noWorkers,
-	"SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD":            noResync,
-	"SPIDERPOOL_IPPOOL_INFORMER_WORKERS":                  noWorkers,
-	"SPIDERPOOL_AUTO_IPPOOL_HANDLER_MAX_WORKQUEUE_LENGTH": noQueue,
-	"SPIDERPOOL_WORKQUEUE_MAX_RETRIES":                    "what fails is tried again, at growing intervals, until it is done",
-	"SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION":           "what fails is tried again, at growing intervals, until it is done",
-	"SPIDERPOOL_NAMESPACE":                                onlyInit,
-	"SPIDERPOOL_CONTROLLER_NAME":                          onlyInit,
-	"SPIDERPOOL_AGENT_NAME":                               onlyInit,
-	"GIT_COMMIT_VERSION":                                  builtIn,
-	"GIT_COMMIT_TIME":                                     builtIn,
-	"VERSION":                                             builtIn,
-	"SPIDERPOOL_INIT_*":                                   onlyInit,
-	"SPIDERPOOL_COORDINATOR_*":                            "Spiderpool manages addresses and brings no coordinator plugin",
-	"SPIDERPOOL_MULTUS_*":                                 "Spiderpool manages addresses and writes no Multus configuration",
+// withoutEffect are variables that are accepted, because manifests of existing installations set them, and decide nothing, by
+// the reason. A star at the end of a name stands for all that begin so.
+var withoutEffect = map[string][]string{
+	"Spiderpool manages addresses and counts no RDMA traffic":                         {"SPIDERPOOL_ENABLED_RDMA_METRIC"},
+	"Spiderpool manages addresses and brings no coordinator plugin":                   {"SPIDERPOOL_COORDINATOR_*"},
+	"Spiderpool manages addresses and writes no Multus configuration":                 {"SPIDERPOOL_MULTUS_*"},
+	"profiles are fetched from the port SPIDERPOOL_GOPS_LISTEN_PORT, none are pushed": {"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS"},
+	"an address found in conflict is always quarantined and another one taken":        {"SPIDERPOOL_ENABLED_RELEASE_CONFLICT_IPS"},
+	"a pool may have any number of addresses in use":                                  {"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS"},
+	"metrics are current when they are read":                                          {"SPIDERPOOL_METRIC_RENEW_PERIOD"},
+	"reserved: spiderpoolctl asks the Kubernetes API":                                 {"SPIDERPOOL_CLI_PORT"},
+	"the controller does not look its Deployment up":                                  {"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME"},
+	"a controller that loses the lease starts anew":                                   {"SPIDERPOOL_LEADER_RETRY_GAP"},
+	"requests are bounded by how many run at once":                                    {"SPIDERPOOL_GC_HTTP_REQUEST_TIME_GAP"},
+	"the version is part of the program":                                              {"GIT_COMMIT_VERSION", "GIT_COMMIT_TIME", "VERSION"},
+	"the agent is woken when an automatic pool is there": {
+		"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND", "SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES"},
+	"every address is looked at when its own time has come": {
+		"SPIDERPOOL_GC_TRACE_POD_GAP_DURATION", "SPIDERPOOL_GC_SIGNAL_TIMEOUT_DURATION"},
+	"the number of workers follows from the work": {
+		"SPIDERPOOL_GC_IP_WORKER_NUM", "SPIDERPOOL_SUBNET_INFORMER_WORKERS",
+		"SPIDERPOOL_SUBNET_APPLICATION_CONTROLLER_WORKERS", "SPIDERPOOL_IPPOOL_INFORMER_WORKERS"},
+	"work waits in queues without limits of their own": {
+		"SPIDERPOOL_GC_CHANNEL_BUFFER", "SPIDERPOOL_GC_MAX_PODENTRY_DB_CAP",
+		"SPIDERPOOL_SUBNET_INFORMER_MAX_WORKQUEUE_LENGTH", "SPIDERPOOL_AUTO_IPPOOL_HANDLER_MAX_WORKQUEUE_LENGTH"},
+	"watches bring every change, and the periodic look at every address repeats the rest": {
+		"SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD", "SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD"},
+	"what fails is tried again, at growing intervals, until it is done": {
+		"SPIDERPOOL_GC_PODENTRY_MAX_RETRIES", "SPIDERPOOL_WORKQUEUE_MAX_RETRIES", "SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION"},
+	"it belongs to the job that makes the default pools": {
+		"SPIDERPOOL_NAMESPACE", "SPIDERPOOL_CONTROLLER_NAME", "SPIDERPOOL_AGENT_NAME", "SPIDERPOOL_INIT_*"},
 }
 
 // AgentFromEnv reads the agent's environment, in the form of os.Environ. The error names every variable that is unknown,
@@ -225,7 +209,7 @@ func readEnv(environ []string, mine, others []variable) (noEffect []string, err 
 		delete(env, v.name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		why, known := withoutEffect(name)
+		why, known := whyWithoutEffect(name)
 		switch {
 		case known && env[name] != "":
 			noEffect = append(noEffect, name+": "+why)
@@ -236,10 +220,13 @@ func readEnv(environ []string, mine, others []variable) (noEffect []string, err 
 	return noEffect, errors.Join(errs...)
 }
 
-func withoutEffect(name string) (why string, ok bool) {
-	for known, why := range variablesWithoutEffect {
-		if head, isFamily := strings.CutSuffix(known, "*"); name == known || isFamily && strings.HasPrefix(name, head) {
-			return why, true
+// whyWithoutEffect is why a variable decides nothing, if it is one of withoutEffect.
+func whyWithoutEffect(name string) (why string, ok bool) {
+	for why, names := range withoutEffect {
+		for _, known := range names {
+			if head, isFamily := strings.CutSuffix(known, "*"); name == known || isFamily && strings.HasPrefix(name, head) {
+				return why, true
+			}
 		}
 	}
 	return "", false

@@ -2,7 +2,9 @@ package config
 
 import (
 	"log/slog"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -211,7 +213,7 @@ func TestVariablesAreEitherReadOrWithoutEffect(t *testing.T) {
 		read[v.name] = true
 	}
 	for name := range listed {
-		if _, ok := withoutEffect(name); ok == read[name] {
+		if _, ok := whyWithoutEffect(name); ok == read[name] {
 			t.Errorf("%s: read %v, without effect %v", name, read[name], ok)
 		}
 	}
@@ -220,7 +222,7 @@ func TestVariablesAreEitherReadOrWithoutEffect(t *testing.T) {
 			t.Errorf("%s is read and not listed", name)
 		}
 	}
-	for known := range variablesWithoutEffect {
+	for _, known := range slices.Concat(slices.Collect(maps.Values(withoutEffect))...) {
 		found := false
 		for name := range listed {
 			match, _ := path.Match(known, name)
