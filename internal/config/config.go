@@ -67,28 +67,32 @@ const (
 	redundantKey = "clusterSubnetAutoPoolDefaultRedundantIPNumber"
 )
 
-// A reader takes the value of a key, as encoding/json decodes it with numbers kept as json.Number. Its error says what is
-// wanted.
-type reader func(value any) error
+// A reader takes a value as text: of a variable, or in JSON of a key. Its error says what is wanted.
+type reader func(value string) error
+
+// into is a reader that keeps what parse makes of the value.
+func into[T any](p *T, parse func(value string) (T, error)) reader {
+	return func(value string) (err error) { *p, err = parse(value); return err }
+}
 
 // readers are all keys of conf.yml, with dots between the levels.
 func (c *Config) readers() map[string]reader {
 	return map[string]reader{
-		"ipamUnixSocketPath":                      socketPath(&c.IPAMUnixSocketPath),
-		"enableIPv4":                              flag(&c.EnableIPv4),
-		"enableIPv6":                              flag(&c.EnableIPv6),
-		"enableStatefulSet":                       flag(&c.EnableStatefulSet),
-		"enableKubevirtStaticIP":                  flag(&c.EnableKubevirtStaticIP),
-		"enableSpiderSubnet":                      flag(&c.EnableSpiderSubnet),
-		"enableAutoPoolForApplication":            flag(&c.EnableAutoPoolForApplication),
-		flexibleKey:                               number(&c.AutoPoolRedundantIPNumber),
-		redundantKey:                              number(&c.AutoPoolRedundantIPNumber),
-		"enableCleanOutdatedEndpoint":             flag(&c.EnableCleanOutdatedEndpoint),
-		"enableIPConflictDetection":               flag(&c.EnableIPConflictDetection),
-		"enableGatewayDetection":                  flag(&c.EnableGatewayDetection),
-		"enableValidatingResourcesDeletedWebhook": flag(&c.EnableValidatingResourcesDeletedWebhook),
-		"tuneSysctlConfig":                        flag(new(bool)),
-		"podResourceInject.enabled":               flag(new(bool)),
+		"ipamUnixSocketPath":                      into(&c.IPAMUnixSocketPath, socketPath),
+		"enableIPv4":                              into(&c.EnableIPv4, flag),
+		"enableIPv6":                              into(&c.EnableIPv6, flag),
+		"enableStatefulSet":                       into(&c.EnableStatefulSet, flag),
+		"enableKubevirtStaticIP":                  into(&c.EnableKubevirtStaticIP, flag),
+		"enableSpiderSubnet":                      into(&c.EnableSpiderSubnet, flag),
+		"enableAutoPoolForApplication":            into(&c.EnableAutoPoolForApplication, flag),
+		flexibleKey:                               into(&c.AutoPoolRedundantIPNumber, number(0, maxNumber)),
+		redundantKey:                              into(&c.AutoPoolRedundantIPNumber, number(0, maxNumber)),
+		"enableCleanOutdatedEndpoint":             into(&c.EnableCleanOutdatedEndpoint, flag),
+		"enableIPConflictDetection":               into(&c.EnableIPConflictDetection, flag),
+		"enableGatewayDetection":                  into(&c.EnableGatewayDetection, flag),
+		"enableValidatingResourcesDeletedWebhook": into(&c.EnableValidatingResourcesDeletedWebhook, flag),
+		"tuneSysctlConfig":                        into(new(bool), flag),
+		"podResourceInject.enabled":               into(new(bool), flag),
 		"podResourceInject.namespacesExclude":     texts,
 		"podResourceInject.namespacesInclude":     texts,
 		"iaasNetworkProvider.serverUrl":           scalar,
@@ -121,9 +125,8 @@ func Load(path string) (Config, error) {
 
 // Parse reads the text of conf.yml, as Load does.
 func Parse(data []byte) (Config, error) {
-	var tree map[string]any
-	useNumber := func(d *json.Decoder) *json.Decoder { d.UseNumber(); return d }
-	if err := yaml.UnmarshalStrict(data, &tree, useNumber); err != nil {
+	var tree map[string]json.RawMessage
+	if err := yaml.UnmarshalStrict(data, &tree); err != nil {
 		return Config{}, fmt.Errorf("want YAML with one line for each key: %w", err)
 	}
 	c := Config{
@@ -167,22 +170,21 @@ func (c *Config) notYet() (lines []string) {
 }
 
 // read hands the values of tree to their readers. prefix is the path of tree, empty or with a dot at its end.
-func read(prefix string, tree map[string]any, readers map[string]reader) []error {
-	var errs []error
+func read(prefix string, tree map[string]json.RawMessage, readers map[string]reader) (errs []error) {
 	for _, name := range slices.Sorted(maps.Keys(tree)) {
-		path, value := prefix+name, tree[name]
+		path, value := prefix+name, string(tree[name])
 		if r, ok := readers[path]; ok {
 			if err := r(value); err != nil {
-				errs = append(errs, fmt.Errorf("%s is %s: %w", path, inJSON(value), err))
+				errs = append(errs, fmt.Errorf("%s is %s: %w", path, value, err))
 			}
 			continue
 		}
-		below, isTree := value.(map[string]any)
+		var below map[string]json.RawMessage
 		switch {
 		case !isSection(path, readers):
 			errs = append(errs, fmt.Errorf("unknown key %q: correct it or remove it", path))
-		case !isTree && value != nil:
-			errs = append(errs, fmt.Errorf("%s is %s: want keys below it", path, inJSON(value)))
+		case json.Unmarshal(tree[name], &below) != nil:
+			errs = append(errs, fmt.Errorf("%s is %s: want keys below it", path, value))
 		default:
 			errs = append(errs, read(path+".", below, readers)...)
 		}
@@ -201,81 +203,50 @@ func isSection(path string, readers map[string]reader) bool {
 }
 
 // check looks at what no key alone can tell.
-func (c *Config) check(tree map[string]any) error {
-	flexible, redundant := tree[flexibleKey], tree[redundantKey]
+func (c *Config) check(tree map[string]json.RawMessage) error {
+	flexible, redundant := string(tree[flexibleKey]), string(tree[redundantKey])
 	switch {
 	case !c.EnableIPv4 && !c.EnableIPv6:
 		return errors.New("enableIPv4 and enableIPv6 are both false: set at least one to true")
-	case flexible != nil && redundant != nil && flexible != redundant:
-		return fmt.Errorf("%s is %v and %s, another name of the same number, is %v: remove one", flexibleKey, flexible, redundantKey, redundant)
+	case flexible != "" && redundant != "" && flexible != redundant:
+		return fmt.Errorf("%s is %s and %s, another name of the same number, is %s: remove one", flexibleKey, flexible, redundantKey, redundant)
 	}
 	return nil
 }
 
-func inJSON(value any) string {
-	text, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Sprint(value)
+func flag(value string) (bool, error) {
+	if value != "true" && value != "false" {
+		return false, errors.New("want true or false, without quotes")
 	}
-	return string(text)
+	return value == "true", nil
 }
 
-func flag(p *bool) reader {
-	return func(value any) error {
-		b, ok := value.(bool)
-		if !ok {
-			return errors.New("want true or false, without quotes")
-		}
-		*p = b
-		return nil
-	}
-}
-
-func number(p *int) reader {
-	return func(value any) error {
-		n, ok := value.(json.Number)
-		if !ok {
-			n = "" // A number in quotes is none.
-		}
-		i, err := wholeNumber(n.String(), 0, maxNumber)
-		if err == nil {
-			*p = i
-		}
-		return err
-	}
-}
-
-func socketPath(p *string) reader {
+func socketPath(value string) (path string, err error) {
 	const longest = 107 // sun_path holds 108 bytes with the zero at the end.
-	return func(value any) error {
-		s, _ := value.(string)
-		if !filepath.IsAbs(s) || len(s) > longest {
-			return fmt.Errorf("want an absolute path of at most %d bytes", longest)
-		}
-		*p = s
-		return nil
+	if json.Unmarshal([]byte(value), &path) != nil || !filepath.IsAbs(path) || len(path) > longest {
+		return "", fmt.Errorf("want an absolute path of at most %d bytes", longest)
 	}
+	return path, nil
 }
 
-func texts(value any) error {
-	list, isList := value.([]any)
-	for _, entry := range list {
-		if _, ok := entry.(string); !ok {
-			return fmt.Errorf("want a list of texts, and %s is none", inJSON(entry))
-		}
-	}
-	if !isList && value != nil {
+func texts(value string) error {
+	var list []json.RawMessage
+	if json.Unmarshal([]byte(value), &list) != nil {
 		return errors.New("want a list of texts")
 	}
+	for _, entry := range list {
+		if entry[0] != '"' {
+			return fmt.Errorf("want a list of texts, and %s is none", entry)
+		}
+	}
 	return nil
 }
 
-func scalar(value any) error {
-	switch value.(type) {
-	case map[string]any, []any:
+func scalar(value string) error {
+	if value[0] == '{' || value[0] == '[' {
 		return errors.New("want a text or a number")
 	}
 	return nil
 }
 
-func anything(any) error { return nil }
+func anything(string) error { return nil }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,127 +90,101 @@ type Leader struct {
 // variable is one that a daemon acts on.
 type variable struct {
 	name  string
-	unset string                  // its value when it is empty or missing
-	read  func(text string) error // the error says what is wanted
+	unset string // its value when it is empty or missing
+	read  reader
 }
 
 func (a *Agent) variables() []variable {
 	return []variable{
-		{"SPIDERPOOL_LOG_LEVEL", "info", level(&a.LogLevel)},
-		{"SPIDERPOOL_ENABLED_METRIC", "false", boolean(&a.EnabledMetric)},
-		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", boolean(&a.EnabledDebugMetric)},
-		{"SPIDERPOOL_POD_NAMESPACE", "", text(&a.PodNamespace)},
-		{"SPIDERPOOL_POD_NAME", "", text(&a.PodName)},
-		{"SPIDERPOOL_NODE_NAME", "", nodeName(&a.NodeName)},
-		{"SPIDERPOOL_HEALTH_PORT", "5710", port(&a.HealthPort, 1)},
-		{"SPIDERPOOL_METRIC_HTTP_PORT", "5711", port(&a.MetricPort, 1)},
-		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5712", port(&a.GopsPort, 0)},
-		{"MULTUS_CLUSTER_NETWORK", "", text(&a.MultusClusterNetwork)},
+		{"SPIDERPOOL_LOG_LEVEL", "info", into(&a.LogLevel, level)},
+		{"SPIDERPOOL_ENABLED_METRIC", "false", into(&a.EnabledMetric, boolean)},
+		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", into(&a.EnabledDebugMetric, boolean)},
+		{"SPIDERPOOL_POD_NAMESPACE", "", into(&a.PodNamespace, text)},
+		{"SPIDERPOOL_POD_NAME", "", into(&a.PodName, text)},
+		{"SPIDERPOOL_NODE_NAME", "", into(&a.NodeName, nodeName)},
+		{"SPIDERPOOL_HEALTH_PORT", "5710", into(&a.HealthPort, number(1, highestPort))},
+		{"SPIDERPOOL_METRIC_HTTP_PORT", "5711", into(&a.MetricPort, number(1, highestPort))},
+		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5712", into(&a.GopsPort, number(0, highestPort))},
+		{"MULTUS_CLUSTER_NETWORK", "", into(&a.MultusClusterNetwork, text)},
 	}
 }
 
 func (c *Controller) variables() []variable {
 	return []variable{
-		{"SPIDERPOOL_LOG_LEVEL", "info", level(&c.LogLevel)},
-		{"SPIDERPOOL_ENABLED_METRIC", "false", boolean(&c.EnabledMetric)},
-		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", boolean(&c.EnabledDebugMetric)},
-		{"SPIDERPOOL_POD_NAMESPACE", "", text(&c.PodNamespace)},
-		{"SPIDERPOOL_POD_NAME", "", text(&c.PodName)},
-		{"SPIDERPOOL_HEALTH_PORT", "5720", port(&c.HealthPort, 1)},
-		{"SPIDERPOOL_METRIC_HTTP_PORT", "5721", port(&c.MetricPort, 1)},
-		{"SPIDERPOOL_WEBHOOK_PORT", "5722", port(&c.WebhookPort, 1)},
-		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5724", port(&c.GopsPort, 0)},
-		{"SPIDERPOOL_GC_IP_ENABLED", "true", boolean(&c.GC.Enabled)},
-		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "true", boolean(&c.GC.TerminatingOnReadyNode)},
-		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED", "true", boolean(&c.GC.TerminatingOnNotReadyNode)},
-		{"SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS", "false", boolean(&c.GC.RunningWithoutIPs)},
-		{"SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED", "true", boolean(&c.GC.Evicted)},
-		{"SPIDERPOOL_GC_EVICTED_POD_IP_DELAY", "0", seconds(&c.GC.EvictedDelay, 0)},
-		{"SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY", "0", seconds(&c.GC.GraceDelay, 0)},
-		{"SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION", "600", seconds(&c.GC.Interval, 1)},
-		{"SPIDERPOOL_LEADER_DURATION", "15", seconds(&c.Leader.LeaseDuration, 1)},
-		{"SPIDERPOOL_LEADER_RENEW_DEADLINE", "10", seconds(&c.Leader.RenewDeadline, 1)},
-		{"SPIDERPOOL_LEADER_RETRY_PERIOD", "2", seconds(&c.Leader.RetryPeriod, 1)},
+		{"SPIDERPOOL_LOG_LEVEL", "info", into(&c.LogLevel, level)},
+		{"SPIDERPOOL_ENABLED_METRIC", "false", into(&c.EnabledMetric, boolean)},
+		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", into(&c.EnabledDebugMetric, boolean)},
+		{"SPIDERPOOL_POD_NAMESPACE", "", into(&c.PodNamespace, text)},
+		{"SPIDERPOOL_POD_NAME", "", into(&c.PodName, text)},
+		{"SPIDERPOOL_HEALTH_PORT", "5720", into(&c.HealthPort, number(1, highestPort))},
+		{"SPIDERPOOL_METRIC_HTTP_PORT", "5721", into(&c.MetricPort, number(1, highestPort))},
+		{"SPIDERPOOL_WEBHOOK_PORT", "5722", into(&c.WebhookPort, number(1, highestPort))},
+		{"SPIDERPOOL_GOPS_LISTEN_PORT", "5724", into(&c.GopsPort, number(0, highestPort))},
+		{"SPIDERPOOL_GC_IP_ENABLED", "true", into(&c.GC.Enabled, boolean)},
+		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "true", into(&c.GC.TerminatingOnReadyNode, boolean)},
+		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED", "true", into(&c.GC.TerminatingOnNotReadyNode, boolean)},
+		{"SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS", "false", into(&c.GC.RunningWithoutIPs, boolean)},
+		{"SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED", "true", into(&c.GC.Evicted, boolean)},
+		{"SPIDERPOOL_GC_EVICTED_POD_IP_DELAY", "0", into(&c.GC.EvictedDelay, seconds(0))},
+		{"SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY", "0", into(&c.GC.GraceDelay, seconds(0))},
+		{"SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION", "600", into(&c.GC.Interval, seconds(1))},
+		{"SPIDERPOOL_LEADER_DURATION", "15", into(&c.Leader.LeaseDuration, seconds(1))},
+		{"SPIDERPOOL_LEADER_RENEW_DEADLINE", "10", into(&c.Leader.RenewDeadline, seconds(1))},
+		{"SPIDERPOOL_LEADER_RETRY_PERIOD", "2", into(&c.Leader.RetryPeriod, seconds(1))},
 	}
 }
 
-const (
-	noQueue   = "work waits in queues without limits of their own"
-	noWorkers = "the number of workers follows from the work"
-	noResync  = "watches bring every change, and the periodic look at every address repeats the rest"
-	builtIn   = "the version is part of the program"
-	noRDMA    = "Spiderpool manages addresses and counts no RDMA traffic"
-	onlyInit  = "it belongs to the job that makes the default pools"
-)
-
-// variablesWithoutEffect are accepted, because manifests of existing installations set them, and decide nothing, with the
-// reason.
-var variablesWithoutEffect = map[string]string{
-	"SPIDERPOOL_ENABLED_RDMA_METRIC":                      noRDMA,
-	"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS":            "profiles are fetched from the port SPIDERPOOL_GOPS_LISTEN_PORT, none are pushed",
-	"SPIDERPOOL_ENABLED_RELEASE_CONFLICT_IPS":             "an address found in conflict is always quarantined and another one taken",
-	"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS":                 "a pool may have any number of addresses in use",
-	"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND":          "the agent is woken when an automatic pool is there",
-	"SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES":             "the agent is woken when an automatic pool is there",
-	"SPIDERPOOL_METRIC_RENEW_PERIOD":                      "metrics are current when they are read",
-	"SPIDERPOOL_CLI_PORT":                                 "reserved: spiderpoolctl asks the Kubernetes API",
-	"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME":               "the controller does not look its Deployment up",
-	"SPIDERPOOL_GC_IP_WORKER_NUM":                         noWorkers,
-	"SPIDERPOOL_GC_CHANNEL_BUFFER":                        noQueue,
-	"SPIDERPOOL_GC_MAX_PODENTRY_DB_CAP":                   noQueue,
-	"SPIDERPOOL_GC_TRACE_POD_GAP_DURATION":                "every address is looked at when its own time has come",
-	"SPIDERPOOL_GC_SIGNAL_TIMEOUT_DURATION":               "every address is looked at when its own time has come",
-	"SPIDERPOOL_GC_HTTP_REQUEST_TIME_GAP":                 "requests are bounded by how many run at once",
-	"SPIDERPOOL_GC_PODENTRY_MAX_RETRIES":                  "what fails is tried again, at growing intervals, until it is done",
-	"SPIDERPOOL_LEADER_RETRY_GAP":                         "a controller that loses the lease starts anew",
-	"SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD":            noResync,
-	"SPIDERPOOL_SUBNET_INFORMER_WORKERS":                  noWorkers,
-	"SPIDERPOOL_SUBNET_INFORMER_MAX_WORKQUEUE_LENGTH":     noQueue,
-	"SPIDERPOOL_SUBNET_APPLICATION_CONTROLLER_WORKERS":    noWorkers,
-	"SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD":            noResync,
-	"SPIDERPOOL_IPPOOL_INFORMER_WORKERS":                  noWorkers,
-	"SPIDERPOOL_AUTO_IPPOOL_HANDLER_MAX_WORKQUEUE_LENGTH": noQueue,
-	"SPIDERPOOL_WORKQUEUE_MAX_RETRIES":                    "what fails is tried again, at growing intervals, until it is done",
-	"SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION":           "what fails is tried again, at growing intervals, until it is done",
-	"SPIDERPOOL_NAMESPACE":                                onlyInit,
-	"SPIDERPOOL_CONTROLLER_NAME":                          onlyInit,
-	"SPIDERPOOL_AGENT_NAME":                               onlyInit,
-	"GIT_COMMIT_VERSION":                                  builtIn,
-	"GIT_COMMIT_TIME":                                     builtIn,
-	"VERSION":                                             builtIn,
-}
-
-// familiesWithoutEffect do the same for all variables that begin so.
-var familiesWithoutEffect = map[string]string{
-	"SPIDERPOOL_INIT_":        onlyInit,
-	"SPIDERPOOL_COORDINATOR_": "Spiderpool manages addresses and brings no coordinator plugin",
-	"SPIDERPOOL_MULTUS_":      "Spiderpool manages addresses and writes no Multus configuration",
+// withoutEffect are variables that are accepted, because manifests of existing installations set them, and decide nothing, by
+// the reason. A star at the end of a name stands for all that begin so.
+var withoutEffect = map[string][]string{
+	"Spiderpool manages addresses and counts no RDMA traffic":                         {"SPIDERPOOL_ENABLED_RDMA_METRIC"},
+	"Spiderpool manages addresses and brings no coordinator plugin":                   {"SPIDERPOOL_COORDINATOR_*"},
+	"Spiderpool manages addresses and writes no Multus configuration":                 {"SPIDERPOOL_MULTUS_*"},
+	"profiles are fetched from the port SPIDERPOOL_GOPS_LISTEN_PORT, none are pushed": {"SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS"},
+	"an address found in conflict is always quarantined and another one taken":        {"SPIDERPOOL_ENABLED_RELEASE_CONFLICT_IPS"},
+	"a pool may have any number of addresses in use":                                  {"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS"},
+	"metrics are current when they are read":                                          {"SPIDERPOOL_METRIC_RENEW_PERIOD"},
+	"reserved: spiderpoolctl asks the Kubernetes API":                                 {"SPIDERPOOL_CLI_PORT"},
+	"the controller does not look its Deployment up":                                  {"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME"},
+	"a controller that loses the lease starts anew":                                   {"SPIDERPOOL_LEADER_RETRY_GAP"},
+	"requests are bounded by how many run at once":                                    {"SPIDERPOOL_GC_HTTP_REQUEST_TIME_GAP"},
+	"the version is part of the program":                                              {"GIT_COMMIT_VERSION", "GIT_COMMIT_TIME", "VERSION"},
+	"the agent is woken when an automatic pool is there": {
+		"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND", "SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES"},
+	"every address is looked at when its own time has come": {
+		"SPIDERPOOL_GC_TRACE_POD_GAP_DURATION", "SPIDERPOOL_GC_SIGNAL_TIMEOUT_DURATION"},
+	"the number of workers follows from the work": {
+		"SPIDERPOOL_GC_IP_WORKER_NUM", "SPIDERPOOL_SUBNET_INFORMER_WORKERS",
+		"SPIDERPOOL_SUBNET_APPLICATION_CONTROLLER_WORKERS", "SPIDERPOOL_IPPOOL_INFORMER_WORKERS"},
+	"work waits in queues without limits of their own": {
+		"SPIDERPOOL_GC_CHANNEL_BUFFER", "SPIDERPOOL_GC_MAX_PODENTRY_DB_CAP",
+		"SPIDERPOOL_SUBNET_INFORMER_MAX_WORKQUEUE_LENGTH", "SPIDERPOOL_AUTO_IPPOOL_HANDLER_MAX_WORKQUEUE_LENGTH"},
+	"watches bring every change, and the periodic look at every address repeats the rest": {
+		"SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD", "SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD"},
+	"what fails is tried again, at growing intervals, until it is done": {
+		"SPIDERPOOL_GC_PODENTRY_MAX_RETRIES", "SPIDERPOOL_WORKQUEUE_MAX_RETRIES", "SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION"},
+	"it belongs to the job that makes the default pools": {
+		"SPIDERPOOL_NAMESPACE", "SPIDERPOOL_CONTROLLER_NAME", "SPIDERPOOL_AGENT_NAME", "SPIDERPOOL_INIT_*"},
 }
 
 // AgentFromEnv reads the agent's environment, in the form of os.Environ. The error names every variable that is unknown,
 // malformed or missing.
-func AgentFromEnv(environ []string) (Agent, error) {
-	var a Agent
-	noEffect, err := readEnv(environ, a.variables(), (&Controller{}).variables())
-	if err != nil {
+func AgentFromEnv(environ []string) (a Agent, err error) {
+	if a.NoEffect, err = readEnv(environ, a.variables(), (&Controller{}).variables()); err != nil {
 		return Agent{}, err
 	}
-	a.NoEffect = noEffect
 	return a, nil
 }
 
 // ControllerFromEnv reads the controller's environment, in the form of os.Environ. The error names every variable that is
 // unknown, malformed or at odds with another.
-func ControllerFromEnv(environ []string) (Controller, error) {
-	var c Controller
-	noEffect, err := readEnv(environ, c.variables(), (&Agent{}).variables())
-	if err == nil {
+func ControllerFromEnv(environ []string) (c Controller, err error) {
+	if c.NoEffect, err = readEnv(environ, c.variables(), (&Agent{}).variables()); err == nil {
 		err = c.Leader.check()
 	}
 	if err != nil {
 		return Controller{}, err
 	}
-	c.NoEffect = noEffect
 	return c, nil
 }
 
@@ -224,10 +199,7 @@ func readEnv(environ []string, mine, others []variable) (noEffect []string, err 
 	services := serviceVariables(env)
 	var errs []error
 	for _, v := range mine {
-		value := env[v.name]
-		if value == "" {
-			value = v.unset
-		}
+		value := cmp.Or(env[v.name], v.unset)
 		if err := v.read(value); err != nil {
 			errs = append(errs, fmt.Errorf("%s is %q: %w", v.name, value, err))
 		}
@@ -237,7 +209,7 @@ func readEnv(environ []string, mine, others []variable) (noEffect []string, err 
 		delete(env, v.name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		why, known := withoutEffect(name)
+		why, known := whyWithoutEffect(name)
 		switch {
 		case known && env[name] != "":
 			noEffect = append(noEffect, name+": "+why)
@@ -248,13 +220,13 @@ func readEnv(environ []string, mine, others []variable) (noEffect []string, err 
 	return noEffect, errors.Join(errs...)
 }
 
-func withoutEffect(name string) (why string, ok bool) {
-	if why, ok := variablesWithoutEffect[name]; ok {
-		return why, true
-	}
-	for prefix, why := range familiesWithoutEffect {
-		if strings.HasPrefix(name, prefix) {
-			return why, true
+// whyWithoutEffect is why a variable decides nothing, if it is one of withoutEffect.
+func whyWithoutEffect(name string) (why string, ok bool) {
+	for why, names := range withoutEffect {
+		for _, known := range names {
+			if head, isFamily := strings.CutSuffix(known, "*"); name == known || isFamily && strings.HasPrefix(name, head) {
+				return why, true
+			}
 		}
 	}
 	return "", false
@@ -297,64 +269,53 @@ var levels = map[string]slog.Level{
 	"panic": slog.LevelError + 4, "fatal": slog.LevelError + 8,
 }
 
-func level(p *slog.Level) func(string) error {
-	return func(s string) error {
-		l, ok := levels[strings.ToLower(s)]
-		if !ok {
-			return errors.New("want debug, info, warn, error, fatal or panic")
-		}
-		*p = l
-		return nil
+func level(s string) (slog.Level, error) {
+	l, ok := levels[strings.ToLower(s)]
+	if !ok {
+		return 0, errors.New("want debug, info, warn, error, fatal or panic")
 	}
+	return l, nil
 }
 
-func boolean(p *bool) func(string) error {
-	return func(s string) error {
-		b, err := strconv.ParseBool(s)
+func boolean(s string) (bool, error) {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, errors.New("want true or false")
+	}
+	return b, nil
+}
+
+func text(s string) (string, error) { return s, nil }
+
+func nodeName(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("set it from spec.nodeName through the downward API (env.valueFrom.fieldRef.fieldPath)")
+	}
+	return s, nil
+}
+
+func seconds(lowest int) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		n, err := number(lowest, maxNumber)(s)
 		if err != nil {
-			return errors.New("want true or false")
+			return 0, fmt.Errorf("%w, of seconds", err)
 		}
-		*p = b
-		return nil
+		return time.Duration(n) * time.Second, nil
 	}
 }
 
-func text(p *string) func(string) error {
-	return func(s string) error { *p = s; return nil }
-}
+const (
+	highestPort = 65535
+	// maxNumber is the greatest number where nothing else bounds it: what an int32 of Kubernetes holds.
+	maxNumber = 1<<31 - 1
+)
 
-func nodeName(p *string) func(string) error {
-	return func(s string) error {
-		if s == "" {
-			return errors.New("set it from spec.nodeName through the downward API (env.valueFrom.fieldRef.fieldPath)")
+func number(lowest, highest int) func(string) (int, error) {
+	return func(s string) (int, error) {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < lowest || n > highest {
+			return 0, fmt.Errorf("want a whole number from %d to %d", lowest, highest)
 		}
-		*p = s
-		return nil
+		return n, nil
 	}
-}
-
-func port(p *int, lowest int) func(string) error {
-	return func(s string) (err error) { *p, err = wholeNumber(s, lowest, 65535); return err }
-}
-
-func seconds(p *time.Duration, lowest int) func(string) error {
-	return func(s string) error {
-		n, err := wholeNumber(s, lowest, maxNumber)
-		if err != nil {
-			return fmt.Errorf("%w, of seconds", err)
-		}
-		*p = time.Duration(n) * time.Second
-		return nil
-	}
-}
-
-// maxNumber is the greatest number where nothing else bounds it: what an int32 of Kubernetes holds.
-const maxNumber = 1<<31 - 1
-
-func wholeNumber(s string, lowest, highest int) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < lowest || n > highest {
-		return 0, fmt.Errorf("want a whole number from %d to %d", lowest, highest)
-	}
-	return n, nil
 }

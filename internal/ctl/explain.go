@@ -2,6 +2,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,11 +28,7 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 	if err := e.read(ctx, pod, ifname); err != nil {
 		return err
 	}
-	node := e.podContext.Node
-	if node == "" {
-		node = "none yet"
-	}
-	e.say("pod %s, interface %s, node %s", pod, ifname, node)
+	e.say("pod %s, interface %s, node %s", pod, ifname, cmp.Or(e.podContext.Node, "none yet"))
 	held := e.holdings()
 	if why := facts.Finished(e.pod); why != "" {
 		e.say("gets no address: it %s", why)
@@ -69,6 +66,7 @@ type explanation struct {
 
 	pod         *corev1.Pod
 	entries     []v2beta1.SpiderIP
+	held        addr.Set                                            // the addresses of entries
 	pods        map[string]map[string]*metav1.PartialObjectMetadata // by namespace and UID as CNI gives it
 	facts       *facts.Facts
 	installed   installation
@@ -94,6 +92,7 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 	if e.entries, err = ledger.New(e.client).All(ctx); err != nil {
 		return err
 	}
+	e.held = addressesOf(e.entries)
 	if e.facts, err = facts.Read(ctx, e.client, e.pod.Spec.NodeName); err != nil {
 		return err
 	}
@@ -108,13 +107,23 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 	return nil
 }
 
+func addressesOf(entries []v2beta1.SpiderIP) addr.Set {
+	var ranges []addr.Range
+	for _, entry := range entries {
+		if r, err := addr.ParseRange(entry.Spec.Address); err == nil {
+			ranges = append(ranges, r)
+		}
+	}
+	return addr.MakeSet(ranges...)
+}
+
 // readConf reads the configuration of the interface's network, if the API server has it.
 func (e *explanation) readConf(ctx context.Context, network string) error {
 	conf, known, err := confOf(ctx, e.client, network)
-	e.confKnown = known
-	e.podContext.Conf.CleanGateway = conf.IPAM.CleanGateway
-	e.podContext.Conf.Pools = map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6}
-	e.matchParent = conf.IPAM.MatchMasterSubnet
+	e.confKnown, e.matchParent = known, conf.IPAM.MatchMasterSubnet
+	e.podContext.Conf = pool.Conf{
+		CleanGateway: conf.IPAM.CleanGateway, Pools: map[pool.Family][]string{pool.IPv4: conf.IPAM.IPv4, pool.IPv6: conf.IPAM.IPv6},
+	}
 	return err
 }
 
@@ -214,7 +223,7 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 		for _, warning := range p.Warnings {
 			e.say("     warning: %s", warning)
 		}
-		if usage.Free != (addr.Count{}) && next == nil {
+		if !usage.Free.IsZero() && next == nil {
 			next = p
 		}
 		unserved.Why = append(unserved.Why, pool.Refusal{Pool: p.Name, Why: usage.UsedOut()})
@@ -236,34 +245,29 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 // usage counts the addresses of a pool, in whichever pool's name they are held.
 func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, error) {
 	gives := e.facts.Gives(p)
-	u := pool.Usage{Size: gives.Count(), Reserved: p.Addresses.Minus(gives).Count()}
-	var ranges []addr.Range
-	var entries []v2beta1.SpiderIP
+	u := pool.Usage{Size: gives.Count(), Free: gives.Minus(e.held).Count(), Reserved: p.Addresses.Minus(gives).Count()}
 	for _, entry := range e.entries {
-		if a, err := addr.ParseAddr(entry.Spec.Address); err == nil && gives.Contains(a) {
-			one, _ := addr.MakeRange(a, a)
-			ranges, entries = append(ranges, one), append(entries, entry)
+		if a, err := addr.ParseAddr(entry.Spec.Address); err != nil || !gives.Contains(a) {
+			continue
 		}
-	}
-	u.Free = gives.Minus(addr.MakeSet(ranges...)).Count()
-	var running []v2beta1.SpiderIP
-	for _, entry := range entries {
-		p, err := e.holder(ctx, entry)
-		if err != nil {
+		holder, err := e.holder(ctx, entry)
+		switch {
+		case err != nil:
 			return u, err
-		}
-		if p == nil || p.DeletionTimestamp != nil {
+		case holder == nil || holder.DeletionTimestamp != nil:
 			u.Terminating++
-		} else {
-			running = append(running, entry)
+		case u.Free.IsZero():
+			h := pool.Holder{Pod: entry.Spec.Pod.Namespace + "/" + entry.Spec.Pod.Name, Node: entry.Spec.Node, State: "running"}
+			if len(u.Holders) < pool.MaxHolders { // the others are not shown
+				err = e.own(ctx, holder, &h)
+			}
+			if err != nil {
+				return u, err
+			}
+			u.Holders = append(u.Holders, h)
 		}
 	}
-	if u.Free != (addr.Count{}) {
-		return u, nil
-	}
-	var err error
-	u.Holders, err = e.describe(ctx, running)
-	return u, err
+	return u, nil
 }
 
 // holder returns the pod of an entry, nil if it is gone. Pods are listed by
@@ -284,30 +288,17 @@ func (e *explanation) holder(ctx context.Context, entry v2beta1.SpiderIP) (*meta
 	return e.pods[namespace][entry.Spec.Pod.UID], nil
 }
 
-// describe says who hold a pool's addresses; of the first, also whose they are.
-func (e *explanation) describe(ctx context.Context, running []v2beta1.SpiderIP) (out []pool.Holder, err error) {
+// own says in h whose a pod is.
+func (e *explanation) own(ctx context.Context, p *metav1.PartialObjectMetadata, h *pool.Holder) error {
 	mine, err := e.facts.TopOwner(ctx, e.pod)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for i, entry := range running {
-		h := pool.Holder{Pod: entry.Spec.Pod.Namespace + "/" + entry.Spec.Pod.Name, Node: entry.Spec.Node, State: "running"}
-		if i < pool.MaxHolders {
-			p, err := e.holder(ctx, entry)
-			if err != nil {
-				return nil, err
-			}
-			owner, err := e.facts.TopOwner(ctx, &corev1.Pod{ObjectMeta: p.ObjectMeta})
-			if err != nil {
-				return nil, err
-			}
-			if owner.UID != p.UID {
-				h.Owner, h.SameOwner = owner.Kind+" "+owner.Name, owner.UID == mine.UID
-			}
-		}
-		out = append(out, h)
+	owner, err := e.facts.TopOwner(ctx, &corev1.Pod{ObjectMeta: p.ObjectMeta})
+	if err == nil && owner.UID != p.UID {
+		h.Owner, h.SameOwner = owner.Kind+" "+owner.Name, owner.UID == mine.UID
 	}
-	return out, nil
+	return err
 }
 
 // ParsePod reads "namespace/name".

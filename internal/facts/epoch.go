@@ -26,8 +26,7 @@ func (w *Facts) beginEpoch() {
 	defer w.mu.Unlock()
 	w.epoch++
 	for name, p := range w.pools {
-		p.object = p.object.DeepCopy()
-		p.object.ResourceVersion = ""
+		p.version = ""
 		w.pools[name] = p
 	}
 	for name, r := range w.reserved {

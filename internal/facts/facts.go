@@ -39,9 +39,10 @@ type Facts struct {
 
 	handled sync.Map // by watch, a toolscache.InformerSynced: its first list came, and was handled
 
-	mu      sync.Mutex
-	epoch   int // see Epoch
-	awaited map[client.ObjectKey]*arrival
+	awaited sync.Map // by the channel on which an ADD waits: the key of the pod that it waits for
+
+	mu    sync.Mutex
+	epoch int // see Epoch
 
 	pools   map[string]parsed
 	gone    map[types.UID]bool // pools that were read as gone, until the watch says so
@@ -52,10 +53,9 @@ type Facts struct {
 	reserved    map[string]reservation
 	allReserved addr.Set // the union of reserved, unless stale
 	stale       bool
-	unions      int              // how often allReserved was made
-	gives       map[string]gives // by pool
-	heard       time.Time        // when the watch of the reservations last brought something, or they were read
-	events      int              // of that watch
+	gives       map[*pool.Pool]addr.Set // of pools, while allReserved counts; see Gives
+	heard       time.Time               // when the watch of the reservations last brought something, or they were read
+	events      int                     // of that watch
 	reading     coalesce.Group[struct{}]
 }
 
@@ -116,9 +116,8 @@ func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) 
 func empty(live client.Reader, node string) *Facts {
 	w := &Facts{
 		node: node, live: live, owners: lru.New(4096),
-		awaited: map[client.ObjectKey]*arrival{},
-		pools:   map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
-		reserved: map[string]reservation{}, gives: map[string]gives{},
+		pools: map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
+		reserved: map[string]reservation{}, gives: map[*pool.Pool]addr.Set{},
 	}
 	w.unknown.Read, w.unknown.Keep = w.lookUpPool, poolsFor
 	w.reading.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, w.readReserved(ctx) }
@@ -127,12 +126,9 @@ func empty(live client.Reader, node string) *Facts {
 
 // PodContext is what the rules of a pool look at, for p.
 func (w *Facts) PodContext(ctx context.Context, p *corev1.Pod) (*pool.PodContext, error) {
-	node := meta(nodeKind)
-	if w.node != "" { // the command line may ask for a pod that has none yet
-		var err error
-		if node, err = w.metadata(ctx, ofNodes, nodeKind, w.node); err != nil {
-			return nil, err
-		}
+	node, err := w.metadata(ctx, ofNodes, nodeKind, w.node)
+	if err != nil {
+		return nil, err
 	}
 	namespace, err := w.metadata(ctx, ofNamespaces, namespaceKind, p.Namespace)
 	if err != nil {
@@ -145,9 +141,10 @@ func (w *Facts) PodContext(ctx context.Context, p *corev1.Pod) (*pool.PodContext
 	}, nil
 }
 
+// metadata reads an object, and nothing for the empty name: the command line may ask for a pod that has no node yet.
 func (w *Facts) metadata(ctx context.Context, watch string, kind schema.GroupVersionKind, name string) (*metav1.PartialObjectMetadata, error) {
 	m := meta(kind)
-	if w.has(watch) && w.cache.Get(ctx, client.ObjectKey{Name: name}, m) == nil {
+	if name == "" || w.has(watch) && w.cache.Get(ctx, client.ObjectKey{Name: name}, m) == nil {
 		return m, nil
 	}
 	if err := w.live.Get(ctx, client.ObjectKey{Name: name}, m); err != nil {

@@ -50,20 +50,18 @@ func trimPod(o any) (any, error) {
 	}, nil
 }
 
-// arrival is a pod that ADDs wait for.
-type arrival struct {
-	event   chan struct{} // closed when the watch brings something of it
-	waiting int
-}
-
+// podArrived wakes the ADDs that wait for a pod.
 func (w *Facts) podArrived(p *corev1.Pod) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	key := client.ObjectKeyFromObject(p)
-	if a, ok := w.awaited[key]; ok {
-		delete(w.awaited, key)
-		close(a.event)
-	}
+	w.awaited.Range(func(arrived, pod any) bool {
+		if pod == key {
+			select {
+			case arrived.(chan struct{}) <- struct{}{}:
+			default:
+			}
+		}
+		return true
+	})
 }
 
 // Pod returns the pod that CNI speaks of. A pod in the cache counts only if its
@@ -98,16 +96,15 @@ func (w *Facts) readPod(ctx context.Context, key client.ObjectKey, uid string) (
 	p := &corev1.Pod{}
 	err := w.live.Get(ctx, key, p)
 	static := uid != "" && len(uid) != uidLength
+	other := err == nil && uid != "" && !is(p, uid)
 	switch {
-	case apierrors.IsNotFound(err) && static:
+	case static && (other || apierrors.IsNotFound(err)):
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoPod)
 	case err != nil:
 		return nil, fmt.Errorf("read pod %s: %w", key, err)
-	case uid != "" && !is(p, uid) && static:
-		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
-	case uid != "" && !is(p, uid):
+	case other:
 		return nil, fmt.Errorf("pod %s has UID %s, the container runtime gave %s: %w", key, p.UID, uid, ErrOtherPod)
 	}
 	return p, nil
@@ -142,49 +139,22 @@ func (w *Facts) Terminating(namespace, name, uid string) bool {
 // awaitPod gives the watch a moment to bring a pod; nil if it does not, or is
 // missing itself.
 func (w *Facts) awaitPod(ctx context.Context, key client.ObjectKey, uid string) *corev1.Pod {
-	late := time.NewTimer(podWait)
-	defer late.Stop()
+	ctx, cancel := context.WithTimeout(ctx, podWait)
+	defer cancel()
+	arrived := make(chan struct{}, 1)
+	w.awaited.Store(arrived, key) // before the cache is asked: an event in between is not lost
+	defer w.awaited.Delete(arrived)
 	for w.has(ofPods) {
-		a := w.expect(key)
-		p := w.CachedPod(ctx, key, uid)
-		over := p != nil
-		if !over {
-			select {
-			case <-a.event:
-			case <-late.C:
-				over = true
-			case <-ctx.Done():
-				over = true
-			}
-		}
-		w.unexpect(key, a)
-		if over {
+		if p := w.CachedPod(ctx, key, uid); p != nil {
 			return p
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return nil
 		}
 	}
 	return nil
-}
-
-// expect says that one more ADD waits for a pod; unexpect must follow.
-func (w *Facts) expect(key client.ObjectKey) *arrival {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	a, ok := w.awaited[key]
-	if !ok {
-		a = &arrival{event: make(chan struct{})}
-		w.awaited[key] = a
-	}
-	a.waiting++
-	return a
-}
-
-// unexpect forgets what nobody waits for: no event may ever come.
-func (w *Facts) unexpect(key client.ObjectKey, a *arrival) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if a.waiting--; a.waiting == 0 && w.awaited[key] == a {
-		delete(w.awaited, key)
-	}
 }
 
 func is(p *corev1.Pod, uid string) bool {

@@ -19,19 +19,24 @@ import (
 // ErrNoPool means that a pool does not exist or is malformed, and serves nobody.
 var ErrNoPool = errors.New("it serves nobody")
 
+// errNoSuchPool is the ErrNoPool of a name that no pool has.
+var errNoSuchPool = fmt.Errorf("no such IPPool, %w", ErrNoPool)
+
 // parsed is a pool, or why its object serves nobody.
 type parsed struct {
-	object *v2beta1.SpiderIPPool
-	pool   *pool.Pool
-	err    error
+	object  *v2beta1.SpiderIPPool
+	version string // of the object; "" if it does not compare with those to come
+	pool    *pool.Pool
+	outline *pool.Pool // as shown by Pools; nil if nothing can be read of it
+	err     error
 }
 
 func parse(o *v2beta1.SpiderIPPool) parsed {
 	p, errs := pool.Parse(o)
 	if len(errs) > 0 {
-		return parsed{object: o, err: fmt.Errorf("%w: %w", ErrNoPool, errs.ToAggregate())}
+		return parsed{object: o, version: o.ResourceVersion, outline: pool.Outline(o), err: fmt.Errorf("%w: %w", ErrNoPool, errs.ToAggregate())}
 	}
-	return parsed{object: o, pool: p}
+	return parsed{object: o, version: o.ResourceVersion, pool: p, outline: p}
 }
 
 func (w *Facts) setPool(o *v2beta1.SpiderIPPool) { w.learnPool(o) }
@@ -42,17 +47,18 @@ func (w *Facts) learnPool(o *v2beta1.SpiderIPPool) parsed {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	known, ok := w.pools[o.Name]
-	late := w.gone[o.UID] || ok && !newer(o.ResourceVersion, known.object.ResourceVersion)
+	late := w.gone[o.UID] || !newer(o.ResourceVersion, known.version)
 	if ok && !meansMore(known.object, o) {
 		if !late {
-			known.object = o
+			known.object, known.version = o, o.ResourceVersion
 			w.pools[o.Name] = known
 		}
 		return known
 	}
 	p := parse(o)
 	if !late {
-		w.pools[o.Name], w.sorted = p, nil
+		w.forgetPool(o.Name)
+		w.pools[o.Name] = p
 		close(w.edited)
 		w.edited = make(chan struct{})
 	}
@@ -74,7 +80,7 @@ func (w *Facts) dropPool(o *v2beta1.SpiderIPPool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.gone, o.UID)
-	if known, ok := w.pools[o.Name]; ok && (known.object.UID == o.UID || newer(o.ResourceVersion, known.object.ResourceVersion)) {
+	if known, ok := w.pools[o.Name]; ok && (known.object.UID == o.UID || newer(o.ResourceVersion, known.version)) {
 		w.forgetPool(o.Name)
 	}
 }
@@ -89,16 +95,14 @@ func (w *Facts) missPool(before parsed) {
 	}
 	if known, ok := w.pools[before.object.Name]; ok && known.object.UID == before.object.UID {
 		w.forgetPool(known.object.Name)
-		if w.cache != nil {
-			w.gone[known.object.UID] = true
-		}
+		w.gone[known.object.UID] = true
 	}
 }
 
 // forgetPool drops what is known of a pool. The caller has the lock.
 func (w *Facts) forgetPool(name string) {
+	delete(w.gives, w.pools[name].pool)
 	delete(w.pools, name)
-	delete(w.gives, name)
 	w.sorted = nil
 }
 
@@ -143,7 +147,7 @@ func (w *Facts) ReadPool(ctx context.Context, name string) (*pool.Pool, error) {
 	switch err := w.live.Get(ctx, client.ObjectKey{Name: name}, o); {
 	case apierrors.IsNotFound(err):
 		w.missPool(before)
-		return nil, fmt.Errorf("no such IPPool, %w", ErrNoPool)
+		return nil, errNoSuchPool
 	case err != nil:
 		return nil, fmt.Errorf("read IPPool %s: %w", name, err)
 	}
@@ -177,21 +181,20 @@ func (w *Facts) Candidates(ctx context.Context, selection pool.Selection, f pool
 		switch {
 		case p.object != nil:
 		case w.cache == nil: // all were read
-			p.err = fmt.Errorf("no such IPPool, %w", ErrNoPool)
+			p.err = errNoSuchPool
 		case unknown == maxUnknown:
 			p.err = fmt.Errorf("no such IPPool known to this node's agent, which looks up %d unknown names at most, %w", maxUnknown, ErrNoPool)
 		default:
 			unknown++
 			p = w.findPool(ctx, name)
 		}
-		switch {
-		case errors.Is(p.err, ErrNoPool):
-			out = append(out, pool.Candidate{Name: name, Why: p.err.Error()})
-		case p.err != nil:
+		candidate := pool.Candidate{Name: name, Pool: p.pool}
+		if errors.Is(p.err, ErrNoPool) {
+			candidate.Why = p.err.Error()
+		} else if p.err != nil {
 			return nil, p.err
-		default:
-			out = append(out, pool.Candidate{Name: name, Pool: p.pool})
 		}
+		out = append(out, candidate)
 	}
 	for _, pattern := range unmatched {
 		out = append(out, pool.Candidate{Name: pattern, Why: fmt.Sprintf("no %s IPPool has such a name", f)})
@@ -210,7 +213,7 @@ func (w *Facts) findPool(ctx context.Context, name string) parsed {
 	case err != nil:
 		return parsed{err: fmt.Errorf("look up IPPool %s: %w", name, err)}
 	case found.Value == nil:
-		return parsed{err: fmt.Errorf("no such IPPool, %w", ErrNoPool)}
+		return parsed{err: errNoSuchPool}
 	}
 	return w.learnPool(found.Value)
 }
@@ -239,11 +242,7 @@ func (w *Facts) Pools() []*pool.Pool {
 	}
 	w.sorted = []*pool.Pool{}
 	for _, name := range slices.Sorted(maps.Keys(w.pools)) {
-		p := w.pools[name].pool
-		if p == nil {
-			p = pool.Outline(w.pools[name].object)
-		}
-		if p != nil {
+		if p := w.pools[name].outline; p != nil {
 			w.sorted = append(w.sorted, p)
 		}
 	}

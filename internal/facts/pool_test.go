@@ -230,8 +230,9 @@ func TestPod(t *testing.T) {
 		if (err == nil) != (uid == string(p.UID)) {
 			t.Error(err)
 		}
-		if len(w.awaited) > 0 {
-			t.Errorf("%d pods are awaited by nobody", len(w.awaited))
-		}
+		w.awaited.Range(func(_, key any) bool {
+			t.Errorf("pod %s is awaited by nobody", key)
+			return true
+		})
 	}
 }

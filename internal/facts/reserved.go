@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/util/wait"
 	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -32,8 +33,7 @@ type reservation struct {
 func (w *Facts) setReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hear()
-	if known, ok := w.reserved[o.Name]; !ok || newer(o.ResourceVersion, known.version) {
+	if w.hear(o) {
 		w.reserved[o.Name] = reservedBy(o)
 	}
 }
@@ -41,20 +41,21 @@ func (w *Facts) setReserved(o *v2beta1.SpiderReservedIP) {
 func (w *Facts) dropReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hear()
-	if known := w.reserved[o.Name]; newer(o.ResourceVersion, known.version) {
+	if w.hear(o) {
 		delete(w.reserved, o.Name)
 	}
 }
 
-// hear notes that the watch has brought something. The caller has the lock.
-func (w *Facts) hear() {
+// hear notes that the watch has brought something, and reports whether it counts.
+// The caller has the lock.
+func (w *Facts) hear(o *v2beta1.SpiderReservedIP) bool {
 	w.stale, w.heard = true, time.Now()
 	w.events++
+	return newer(o.ResourceVersion, w.reserved[o.Name].version)
 }
 
-// newer reports whether a version of an object is not older than another: a
-// watch that was late must not undo what was read meanwhile.
+// newer reports whether a version of an object is not older than another, or the
+// other is not known: a watch that was late must not undo what was read meanwhile.
 func newer(a, than string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, than)
 	return err != nil || order >= 0
@@ -87,17 +88,9 @@ func (w *Facts) union() addr.Set {
 			ranges = slices.AppendSeq(ranges, r.set.Ranges())
 		}
 		w.allReserved, w.stale = addr.MakeSet(ranges...), false
-		w.unions++
+		clear(w.gives)
 	}
 	return w.allReserved
-}
-
-// gives is what a version of a pool may give while a union of the reservations
-// counts.
-type gives struct {
-	pool  *pool.Pool
-	union int
-	set   addr.Set
 }
 
 // Gives is what a pool may give: its addresses but those that are reserved. Of
@@ -106,31 +99,29 @@ type gives struct {
 func (w *Facts) Gives(p *pool.Pool) addr.Set {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := w.union()
-	if g := w.gives[p.Name]; g.pool == p && g.union == w.unions {
-		return g.set
+	reserved := w.union()
+	if set, ok := w.gives[p]; ok {
+		return set
 	}
-	set := p.Addresses.Minus(p.Reserved).Minus(all)
+	set := p.Addresses.Minus(p.Reserved).Minus(reserved)
 	if w.pools[p.Name].pool == p {
-		w.gives[p.Name] = gives{p, w.unions, set}
+		w.gives[p] = set
 	}
 	return set
 }
 
-// heardReserved reports whether the reservations are known at all.
-func (w *Facts) heardReserved() bool {
+// lastHeard is when the reservations were last heard of, zero if they are not
+// known at all.
+func (w *Facts) lastHeard() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.heard.IsZero()
+	return w.heard
 }
 
 // FreshReserved makes sure that Reserved is not older than two minutes: a watch
 // may be cut off without an error. Those who need that at once share one LIST.
 func (w *Facts) FreshReserved(ctx context.Context) error {
-	w.mu.Lock()
-	fresh := time.Since(w.heard) < reservedFor
-	w.mu.Unlock()
-	if fresh {
+	if time.Since(w.lastHeard()) < reservedFor {
 		return nil
 	}
 	_, err := w.reading.Get(ctx, "", time.Now().Add(-reservedFor), time.Time{})
@@ -165,19 +156,13 @@ func (w *Facts) readReserved(ctx context.Context) error {
 // bookmark.
 func (w *Facts) listenReserved(ctx context.Context, informer toolscache.SharedIndexInformer, handled toolscache.InformerSynced) {
 	toolscache.WaitForCacheSync(ctx.Done(), handled)
-	tick := time.NewTicker(listen)
-	defer tick.Stop()
-	for last := ""; ; {
+	last := ""
+	wait.UntilWithContext(ctx, func(context.Context) {
 		if now := informer.LastSyncResourceVersion(); now != last {
 			last = now
 			w.mu.Lock()
 			w.heard = time.Now()
 			w.mu.Unlock()
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
+	}, listen)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-const wait = 30 * time.Second
+const timeout = 30 * time.Second
 
 // TestFreshReserved: reservations that a watch brings are read by nobody; when
 // it has brought nothing for a time they are read once.
@@ -37,7 +37,7 @@ func TestFreshReserved(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := running(t, w)
-	if missing := w.Await(ctx, wait); len(missing) > 0 {
+	if missing := w.Await(ctx, timeout); len(missing) > 0 {
 		t.Fatalf("no first list of %v", missing)
 	}
 	reserve := func(name, ip string) {
@@ -49,7 +49,7 @@ func TestFreshReserved(t *testing.T) {
 		t.Cleanup(func() { _ = live.Delete(context.Background(), o) })
 	}
 	reserve("first", "10.1.0.1")
-	for late := time.Now().Add(wait); w.Reserved().IsEmpty(); time.Sleep(10 * time.Millisecond) {
+	for late := time.Now().Add(timeout); w.Reserved().IsEmpty(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("the watch brings nothing")
 		}
@@ -117,7 +117,7 @@ func TestListDoesNotUndoTheWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := running(t, w)
-	if missing := w.Await(ctx, wait); len(missing) > 0 {
+	if missing := w.Await(ctx, timeout); len(missing) > 0 {
 		t.Fatalf("no first list of %v", missing)
 	}
 	if err := w.FreshReserved(ctx); err != nil {
@@ -136,7 +136,7 @@ func TestListDoesNotUndoTheWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = live.Delete(context.Background(), o) })
-	for late := time.Now().Add(wait); !strings.Contains(w.Reserved().String(), "10.1.0.1"); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(timeout); !strings.Contains(w.Reserved().String(), "10.1.0.1"); time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("the watch brings nothing")
 		}

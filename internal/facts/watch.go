@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -46,7 +47,7 @@ func (w *Facts) Run(ctx context.Context) error {
 		}
 		synced := toolscache.InformerSynced(handled.HasSynced)
 		if watch.name == ofReserved {
-			synced = func() bool { return handled.HasSynced() && w.heardReserved() }
+			synced = func() bool { return handled.HasSynced() && !w.lastHeard().IsZero() }
 			go w.listenReserved(ctx, informer.(toolscache.SharedIndexInformer), handled.HasSynced) // which all informers of the cache are
 		}
 		w.handled.Store(watch.name, synced)
@@ -90,20 +91,11 @@ func (w *Facts) Missing() (out []string) {
 // Await waits until no watch is missing, for a limited time or until ctx ends,
 // and returns those that still are. Run must run meanwhile.
 func (w *Facts) Await(ctx context.Context, limit time.Duration) (missing []string) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if missing = w.Missing(); len(missing) == 0 {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return missing
-		}
-	}
+	_ = wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, limit, true, func(context.Context) (bool, error) {
+		missing = w.Missing()
+		return len(missing) == 0, nil
+	}) // an error says that some are missing
+	return missing
 }
 
 // poolsFor is how old what was read of the pools may be while no watch brings it.
@@ -112,17 +104,11 @@ const poolsFor = 10 * time.Second
 // readPoolsUntilWatched reads all pools from time to time while their watch is
 // missing: default pools and patterns cannot be looked up one by one.
 func (w *Facts) readPoolsUntilWatched(ctx context.Context) {
-	tick := time.NewTicker(poolsFor)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	_ = wait.PollUntilContextCancel(ctx, poolsFor, false, func(ctx context.Context) (bool, error) {
 		if w.has(ofPools) {
-			return
+			return true, nil
 		}
 		_ = w.readPools(ctx) // there is a next time, and the watch says what is wrong
-	}
+		return false, nil
+	})
 }

@@ -60,7 +60,7 @@ func TestAway(t *testing.T) {
 		t.Errorf("a namespace is not read live: %v", err)
 	}
 	away.Store(false)
-	if got := w.Await(ctx, wait); len(got) > 0 {
+	if got := w.Await(ctx, timeout); len(got) > 0 {
 		t.Errorf("missing when the API server is back: %v", got)
 	}
 }
@@ -84,7 +84,7 @@ func TestEatenBookmarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := running(t, w)
-	if missing := w.Await(ctx, wait); len(missing) > 0 {
+	if missing := w.Await(ctx, timeout); len(missing) > 0 {
 		t.Errorf("no first list of %v", missing)
 	}
 }
@@ -163,7 +163,7 @@ func TestAwaitedIsHandled(t *testing.T) {
 	w.mu.Lock() // the handler cannot go on
 	ctx := running(t, w)
 	informer, err := w.cache.GetInformer(ctx, &v2beta1.SpiderIPPool{}, cache.BlockUntilSynced(false))
-	for late := time.Now().Add(wait); err == nil && !informer.HasSynced(); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(timeout); err == nil && !informer.HasSynced(); time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			err = errors.New("no first list")
 		}
@@ -173,7 +173,7 @@ func TestAwaitedIsHandled(t *testing.T) {
 	if err != nil || early {
 		t.Fatalf("error %v; not missing before it was handled: %t", err, early)
 	}
-	if missing := w.Await(ctx, wait); len(missing) > 0 || w.knownPool("handled").pool == nil {
+	if missing := w.Await(ctx, timeout); len(missing) > 0 || w.knownPool("handled").pool == nil {
 		t.Errorf("missing %v, the pool is %v", missing, w.knownPool("handled"))
 	}
 }

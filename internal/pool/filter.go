@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,8 +45,8 @@ func Choose(s *PodContext, f Family, candidates []Candidate) (serve []*Pool, ref
 func (p *Pool) rank() (rank int) {
 	says := func(names []string, s labels.Selector) bool { return len(names) == 0 && s != nil && !s.Empty() } // it is looked at
 	for _, bound := range []bool{
-		says(nil, p.pod), len(p.nodeName) > 0, says(p.nodeName, p.node),
-		len(p.namespace) > 0, says(p.namespace, p.ns), len(p.multusName) > 0,
+		says(nil, p.pod), len(p.spec.NodeName) > 0, says(p.spec.NodeName, p.node),
+		len(p.spec.NamespaceName) > 0, says(p.spec.NamespaceName, p.ns), len(p.spec.MultusName) > 0,
 	} {
 		rank *= 2
 		if bound {
@@ -63,49 +64,40 @@ func (p *Pool) Refuses(s *PodContext, f Family) string {
 	switch {
 	case p.terminating:
 		return "it is being deleted"
-	case p.disabled:
+	case deref(p.spec.Disable):
 		return "it is disabled (spec.disable)"
 	case p.Family != f:
 		return fmt.Sprintf("it is an %s pool, %s is asked for", p.Family, f)
 	case p.foreign:
 		return "its status holds addresses of an older Spiderpool: run 'spiderpoolctl migrate' first"
 	}
-	for _, rule := range []func(*PodContext) string{p.refusesNode, p.refusesNamespace, p.refusesPod, p.refusesNetwork, p.refusesParent} {
-		if why := rule(s); why != "" {
-			return why
-		}
+	if why := cmp.Or(
+		p.unmatched("Node", p.spec.NodeName, p.node, s.Node, s.NodeLabels),
+		p.unmatched("Namespace", p.spec.NamespaceName, p.ns, s.Namespace, s.NamespaceLabels),
+		p.unmatched("Pod", nil, p.pod, "", s.PodLabels),
+	); why != "" {
+		return why
 	}
-	return ""
-}
-
-func (p *Pool) refusesNode(s *PodContext) string {
-	return p.unmatched("Node", p.nodeName, p.node, s.Node, s.NodeLabels)
-}
-
-func (p *Pool) refusesNamespace(s *PodContext) string {
-	return p.unmatched("Namespace", p.namespace, p.ns, s.Namespace, s.NamespaceLabels)
-}
-
-func (p *Pool) refusesPod(s *PodContext) string {
-	return p.unmatched("Pod", nil, p.pod, "", s.PodLabels)
+	if why := p.refusesNetwork(s); why != "" {
+		return why
+	}
+	return p.refusesParent(s)
 }
 
 // refusesNetwork binds a pool to Multus networks, if it names any.
 func (p *Pool) refusesNetwork(s *PodContext) string {
-	if len(p.multusName) == 0 {
+	if len(p.spec.MultusName) == 0 {
 		return ""
 	}
 	network, err := s.Network()
 	if err != nil {
-		return fmt.Sprintf("spec.multusName is %v, and the network of %s is not known: %v", p.multusName, s.Interface, err)
+		return fmt.Sprintf("spec.multusName is %v, and the network of %s is not known: %v", p.spec.MultusName, s.Interface, err)
 	}
-	for _, name := range p.multusName {
-		if parseElement(name).in(s.OwnNamespace) == network {
-			return ""
-		}
+	if slices.ContainsFunc(p.spec.MultusName, func(name string) bool { return parseElement(name).in(s.OwnNamespace) == network }) {
+		return ""
 	}
 	return fmt.Sprintf("unmatched Multus name of IPPool %s: interface %s is not matched, it is of %s and spec.multusName is %v",
-		p.Name, s.Interface, network, p.multusName)
+		p.Name, s.Interface, network, p.spec.MultusName)
 }
 
 // refusesParent keeps pods on the parent interface's own subnet, if the network

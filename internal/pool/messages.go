@@ -57,31 +57,13 @@ func (h Holder) String() string {
 	} else if h.Owner != "" {
 		more = append(more, "of "+h.Owner)
 	}
-	if h.waitsForAsker() {
+	if h.SameOwner && h.State == "running" && strings.HasPrefix(h.Owner, "Deployment ") { // a rolling update waits for itself
 		more = append(more, "which keeps it until the new pod is ready: add an address, or set strategy.rollingUpdate.maxSurge: 0 and maxUnavailable: 1")
 	}
 	if len(more) > 0 {
 		text += " (" + strings.Join(more, ", ") + ")"
 	}
 	return text
-}
-
-// waitsForAsker reports whether a rolling update keeps the holder until the pod
-// that asks is ready.
-func (h Holder) waitsForAsker() bool {
-	return h.SameOwner && h.State == "running" && strings.HasPrefix(h.Owner, "Deployment ")
-}
-
-// heldBy lists the first of the holders.
-func heldBy(holders []Holder) string {
-	var out []string
-	for _, h := range holders[:min(len(holders), MaxHolders)] {
-		out = append(out, h.String())
-	}
-	if more := len(holders) - MaxHolders; more > 0 {
-		out = append(out, fmt.Sprintf("%d more", more))
-	}
-	return "held by " + strings.Join(out, ", ")
 }
 
 // HeldRequest is why an address that was asked for is not given: who holds it. A
@@ -100,11 +82,18 @@ func (u Usage) String() string {
 	if u.Terminating > 0 {
 		text += fmt.Sprintf(", %d terminating%s", u.Terminating, u.Where)
 	}
-	if u.Reserved != (addr.Count{}) {
+	if !u.Reserved.IsZero() {
 		text += fmt.Sprintf(", %s more reserved", u.Reserved)
 	}
-	if len(u.Holders) > 0 {
-		text += "; " + heldBy(u.Holders)
+	var holders []string
+	for _, h := range u.Holders[:min(len(u.Holders), MaxHolders)] {
+		holders = append(holders, h.String())
+	}
+	if more := len(u.Holders) - MaxHolders; more > 0 {
+		holders = append(holders, fmt.Sprintf("%d more", more))
+	}
+	if len(holders) > 0 {
+		text += "; held by " + strings.Join(holders, ", ")
 	}
 	return text
 }

@@ -1,8 +1,10 @@
 package pool
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -38,10 +40,7 @@ func parseElement(text string) (e element) {
 
 // in is the full name of the network, in a namespace if it tells none.
 func (e element) in(namespace string) string {
-	if e.Namespace != "" {
-		namespace = e.Namespace
-	}
-	return namespace + "/" + e.Name
+	return cmp.Or(e.Namespace, namespace) + "/" + e.Name
 }
 
 // parseElements reads a JSON list, or [namespace/]name[@interface] with commas
@@ -69,9 +68,7 @@ func parseElements(key, text string) ([]element, error) {
 		if e.Name == "" {
 			return nil, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': entry %d names no network", key, i+1)
 		}
-		if e.Interface == "" {
-			e.Interface = e.InterfaceRequest
-		}
+		e.Interface = cmp.Or(e.Interface, e.InterfaceRequest)
 	}
 	return elements, nil
 }
@@ -82,16 +79,13 @@ func (s *PodContext) networks() ([]element, error) {
 }
 
 // defaultNetwork is the network of eth0: what the pod chooses by the annotation
-// v1.multus-cni.io/default-network, else that of the cluster; "" if neither
-// says.
+// v1.multus-cni.io/default-network, else that of the cluster.
 func (s *PodContext) defaultNetwork() (string, error) {
 	const key = v2beta1.AnnotationMultusDefaultNetwork
-	text := strings.TrimSpace(s.PodAnnotations[key])
+	text := cmp.Or(strings.TrimSpace(s.PodAnnotations[key]), s.ClusterNetwork)
 	if text == "" {
-		text = s.ClusterNetwork
-	}
-	if text == "" {
-		return "", nil
+		return "", fmt.Errorf("cluster-network multus isn't set: neither the Pod annotation %s nor the agent's setting "+
+			"MULTUS_CLUSTER_NETWORK says which Multus network %s belongs to", key, s.Interface)
 	}
 	if !strings.HasPrefix(text, "[") {
 		return parseElement(text).in(s.OwnNamespace), nil
@@ -107,31 +101,21 @@ func (s *PodContext) defaultNetwork() (string, error) {
 // is an error if nothing says for sure which it is.
 func (s *PodContext) Network() (string, error) {
 	if s.Interface == firstInterface {
-		name, err := s.defaultNetwork()
-		if err == nil && name == "" {
-			err = fmt.Errorf("cluster-network multus isn't set: neither the Pod annotation %s nor the agent's setting "+
-				"MULTUS_CLUSTER_NETWORK says which Multus network %s belongs to", v2beta1.AnnotationMultusDefaultNetwork, s.Interface)
-		}
-		return name, err
+		return s.defaultNetwork()
 	}
 	all, err := s.networks()
 	if err != nil {
 		return "", err
 	}
 	if s.isDefaultNetwork(all) {
-		return element{Name: s.ConfName}.in(s.defaultNamespace()), nil
+		ofMultus := cmp.Or(parseElement(s.ClusterNetwork).Namespace, s.OwnNamespace) // where the cluster's network is, and defaultNetworks are
+		return element{Name: s.ConfName}.in(ofMultus), nil
 	}
-	at, err := s.placesIn(all)
+	i, _, err := s.placeIn(all)
 	if err != nil {
 		return "", err
 	}
-	name := all[at[0]].in(s.Namespace)
-	for _, i := range at[1:] {
-		if all[i].in(s.Namespace) != name {
-			return "", s.uncertain()
-		}
-	}
-	return name, nil
+	return all[i].in(s.Namespace), nil
 }
 
 // position is the place of the interface in the pod: 0 is eth0, n the n-th
@@ -144,46 +128,32 @@ func (s *PodContext) position() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	at, err := s.placesIn(all)
-	switch {
-	case err != nil:
-		return 0, err
-	case len(at) > 1:
-		return 0, s.uncertain()
+	i, sure, err := s.placeIn(all)
+	if err == nil && !sure {
+		err = s.uncertain()
 	}
-	return at[0] + 1, nil
+	return i + 1, err
 }
 
 // isDefaultNetwork reports whether the interface can only be one of Multus'
 // defaultNetworks: every network of the annotation names its interface, and none
 // names this one.
 func (s *PodContext) isDefaultNetwork(all []element) bool {
-	for _, e := range all {
-		if e.Interface == "" || e.Interface == s.Interface {
-			return false
-		}
-	}
-	return s.ConfName != "" && s.number() > 0
+	return s.ConfName != "" && s.number() > 0 &&
+		!slices.ContainsFunc(all, func(e element) bool { return e.Interface == "" || e.Interface == s.Interface })
 }
 
-// defaultNamespace is that of Multus' own networks, the cluster's among them.
-func (s *PodContext) defaultNamespace() string {
-	if e := parseElement(s.ClusterNetwork); e.Namespace != "" {
-		return e.Namespace
-	}
-	return s.OwnNamespace
-}
-
-// placesIn returns which entries of the annotation the interface may be, at
-// least one: the entry that names it; else those before which there may be
-// defaultNetworks enough and whose network has the name of the call's
-// configuration. The entry at the interface's own number is preferred to others
-// of the same network.
-func (s *PodContext) placesIn(all []element) (at []int, err error) {
+// placeIn returns which entry of the annotation the interface is: the one that
+// names it; else one of those before which there may be defaultNetworks enough
+// and whose network has the name of the call's configuration, if they are all of
+// one network. It is sure of the entry if that is the only one or stands at the
+// interface's own number.
+func (s *PodContext) placeIn(all []element) (i int, sure bool, err error) {
 	n := s.number()
+	var at []int
 	for i, e := range all {
 		if e.Interface == s.Interface {
-			return []int{i}, nil
+			return i, true, nil
 		}
 		if e.Interface == "" && i < n && (e.Name == s.ConfName || s.ConfName == "" && i == n-1) {
 			at = append(at, i)
@@ -191,23 +161,14 @@ func (s *PodContext) placesIn(all []element) (at []int, err error) {
 	}
 	switch {
 	case len(at) == 0 && s.ConfName != "" && len(all) > 0 && n > 0:
-		return nil, s.uncertain()
+		return 0, false, s.uncertain()
 	case len(at) == 0:
-		return nil, fmt.Errorf("the Pod annotation %s has no network for the interface %s", v2beta1.AnnotationMultusNetworks, s.Interface)
+		return 0, false, fmt.Errorf("the Pod annotation %s has no network for the interface %s", v2beta1.AnnotationMultusNetworks, s.Interface)
+	case slices.ContainsFunc(at, func(i int) bool { return all[i].in(s.Namespace) != all[at[0]].in(s.Namespace) }):
+		return 0, false, s.uncertain()
 	}
-	if last := at[len(at)-1]; last == n-1 && s.sameNetwork(all, at) {
-		return []int{last}, nil
-	}
-	return at, nil
-}
-
-func (s *PodContext) sameNetwork(all []element, at []int) bool {
-	for _, i := range at {
-		if all[i].in(s.Namespace) != all[at[0]].in(s.Namespace) {
-			return false
-		}
-	}
-	return true
+	last := at[len(at)-1]
+	return last, len(at) == 1 || last == n-1, nil
 }
 
 // number is n of net<n>; 0 if the interface is called otherwise.
@@ -233,10 +194,7 @@ func (s *PodContext) KnownInterfaces() ([]string, error) {
 	all, err := s.networks()
 	out := []string{firstInterface}
 	for i, e := range all {
-		if e.Interface == "" {
-			e.Interface = fmt.Sprintf("net%d", i+1)
-		}
-		out = append(out, e.Interface)
+		out = append(out, cmp.Or(e.Interface, fmt.Sprintf("net%d", i+1)))
 	}
 	return out, err
 }

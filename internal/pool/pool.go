@@ -66,16 +66,11 @@ type Pool struct {
 	// Warnings tell an administrator what was not taken as it is written.
 	Warnings []string
 
-	disabled    bool
-	terminating bool
-	foreign     bool
-	malformed   bool
-	nodeName    []string
-	namespace   []string
-	multusName  []string
-	node        labels.Selector
-	ns          labels.Selector
-	pod         labels.Selector
+	spec          v2beta1.IPPoolSpec // as written
+	terminating   bool
+	foreign       bool
+	malformed     bool
+	node, ns, pod labels.Selector
 }
 
 // Parse reads p. A pool with any error serves nobody; the errors name the
@@ -87,12 +82,9 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		Name:        p.Name,
 		UID:         p.UID,
 		Default:     deref(p.Spec.Default),
-		disabled:    deref(p.Spec.Disable),
+		spec:        p.Spec,
 		terminating: p.DeletionTimestamp != nil,
 		foreign:     p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0,
-		nodeName:    p.Spec.NodeName,
-		namespace:   p.Spec.NamespaceName,
-		multusName:  p.Spec.MultusName,
 	}
 	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
 	if err != nil {
@@ -103,10 +95,14 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 	if v := p.Spec.IPVersion; v != nil && Family(*v) != out.Family {
 		errs = append(errs, field.Invalid(spec.Child("ipVersion"), *v, fmt.Sprintf("subnet %s is %s", subnet, out.Family)))
 	}
-	errs = append(errs, out.parseAddresses(spec, p)...)
-	errs = append(errs, out.parseReserved(p.Annotations)...)
-	errs = append(errs, out.parseRoutes(spec, p.Spec.Routes)...)
-	errs = append(errs, out.parseSelectors(spec, p)...)
+	errs = append(errs, out.parseAddresses(spec)...)
+	if text := p.Annotations[v2beta1.AnnotationReserved]; text != "" {
+		if out.Reserved, err = addr.ParseSet(strings.Split(text, ",")); err != nil {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationReserved), text, err.Error()))
+		}
+	}
+	errs = append(errs, out.parseRoutes(spec.Child("routes"))...)
+	errs = append(errs, out.parseSelectors(spec)...)
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -123,10 +119,10 @@ func Outline(p *v2beta1.SpiderIPPool) *Pool {
 	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default), malformed: true}
 }
 
-func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
+func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 	whole := addr.MakeSet(addr.PrefixRange(p.Subnet))
-	list := func(name string, texts []string, parse func([]string) (addr.Set, error)) addr.Set {
-		set, err := parse(texts)
+	list := func(name string, texts []string) addr.Set {
+		set, err := addr.ParseDisjoint(texts)
 		if err != nil {
 			errs = append(errs, field.Invalid(spec.Child(name), texts, err.Error()))
 		} else if outside := set.Minus(whole); !outside.IsEmpty() {
@@ -134,11 +130,11 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 		}
 		return set
 	}
-	ips := list("ips", o.Spec.IPs, addr.ParseDisjoint)
-	excluded := list("excludeIPs", o.Spec.ExcludeIPs, addr.ParseDisjoint)
+	ips := list("ips", p.spec.IPs)
+	excluded := list("excludeIPs", p.spec.ExcludeIPs)
 	p.Addresses = ips.Minus(excluded).Intersect(addr.MakeSet(addr.Assignable(p.Subnet)))
 
-	if text := deref(o.Spec.Gateway); text != "" {
+	if text := deref(p.spec.Gateway); text != "" {
 		gateway, err := addr.ParseAddr(text)
 		switch {
 		case err != nil:
@@ -153,26 +149,10 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 	return errs
 }
 
-// parseReserved reads what the controller recorded as reserved in this pool:
-// ranges with commas between them.
-func (p *Pool) parseReserved(annotations map[string]string) field.ErrorList {
-	text := annotations[v2beta1.AnnotationReserved]
-	if text == "" {
-		return nil
-	}
-	reserved, err := addr.ParseSet(strings.Split(text, ","))
-	if err != nil {
-		path := field.NewPath("metadata", "annotations").Key(v2beta1.AnnotationReserved)
-		return field.ErrorList{field.Invalid(path, text, err.Error())}
-	}
-	p.Reserved = reserved
-	return nil
-}
-
-func (p *Pool) parseRoutes(spec *field.Path, routes []v2beta1.Route) (errs field.ErrorList) {
+func (p *Pool) parseRoutes(routes *field.Path) (errs field.ErrorList) {
 	seen := map[netip.Prefix]bool{}
-	for i, r := range routes {
-		path := spec.Child("routes").Index(i)
+	for i, r := range p.spec.Routes {
+		path := routes.Index(i)
 		route, warning, err := ParseRoute(r.Dst, r.Gw)
 		if warning != "" {
 			p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %s", path.Child("dst"), warning))
@@ -200,7 +180,7 @@ func (p *Pool) parseRoutes(spec *field.Path, routes []v2beta1.Route) (errs field
 // the subnet, or a link-local IPv6 address, which is what routers announce
 // (RFC 4861, section 4.2).
 func (p *Pool) Reaches(hop netip.Addr) bool {
-	return p.Subnet.Contains(hop) || p.Family == IPv6 && isLinkLocal(hop)
+	return p.Subnet.Contains(hop) || p.Family == IPv6 && hop.Is6() && hop.IsLinkLocalUnicast()
 }
 
 // TakesRoute reports whether a route of a pod belongs to an interface that this
@@ -208,10 +188,8 @@ func (p *Pool) Reaches(hop netip.Addr) bool {
 // says nothing of the interface; its route belongs to the first, eth0, so that
 // no two interfaces get it.
 func (p *Pool) TakesRoute(ifname string, r Route) bool {
-	return p.Subnet.Contains(r.GW) || p.Family == IPv6 && isLinkLocal(r.GW) && ifname == firstInterface
+	return p.Subnet.Contains(r.GW) || ifname == firstInterface && p.Reaches(r.GW)
 }
-
-func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 // unreachable is why a next hop is refused.
 func (p *Pool) unreachable() string {
@@ -225,42 +203,35 @@ func (p *Pool) unreachable() string {
 // Host bits of the destination are masked, which a warning says.
 func ParseRoute(dst, gw string) (r Route, warning string, err error) {
 	prefix, exact, err := addr.ParseMasked(dst)
-	if err != nil {
-		return Route{}, "", err
+	var gateway netip.Addr
+	if err == nil {
+		gateway, err = addr.ParseAddr(gw)
 	}
-	gateway, err := addr.ParseAddr(gw)
-	if err != nil {
+	switch {
+	case err != nil:
 		return Route{}, "", err
-	}
-	if FamilyOf(prefix.Addr()) != FamilyOf(gateway) {
+	case FamilyOf(prefix.Addr()) != FamilyOf(gateway):
 		return Route{}, "", fmt.Errorf("destination %s and gateway %s are of different families", dst, gw)
-	}
-	if !exact {
+	case !exact:
 		warning = fmt.Sprintf("%s has host bits and counts as %s: write that", dst, prefix)
 	}
 	return Route{Dst: prefix, GW: gateway}, warning, nil
 }
 
-func (p *Pool) parseSelectors(spec *field.Path, o *v2beta1.SpiderIPPool) (errs field.ErrorList) {
-	for _, s := range []struct {
-		name string
-		from *metav1.LabelSelector
-		to   *labels.Selector
-	}{
-		{"nodeAffinity", o.Spec.NodeAffinity, &p.node},
-		{"namespaceAffinity", o.Spec.NamespaceAffinity, &p.ns},
-		{"podAffinity", o.Spec.PodAffinity, &p.pod},
-	} {
-		if s.from == nil {
-			continue
+func (p *Pool) parseSelectors(spec *field.Path) (errs field.ErrorList) {
+	selector := func(name string, s *metav1.LabelSelector) labels.Selector {
+		if s == nil {
+			return nil
 		}
-		selector, err := metav1.LabelSelectorAsSelector(s.from)
+		parsed, err := metav1.LabelSelectorAsSelector(s)
 		if err != nil {
-			errs = append(errs, field.Invalid(spec.Child(s.name), s.from, err.Error()))
-			continue
+			errs = append(errs, field.Invalid(spec.Child(name), s, err.Error()))
 		}
-		*s.to = selector
+		return parsed
 	}
+	p.node = selector("nodeAffinity", p.spec.NodeAffinity)
+	p.ns = selector("namespaceAffinity", p.spec.NamespaceAffinity)
+	p.pod = selector("podAffinity", p.spec.PodAffinity)
 	return errs
 }
 

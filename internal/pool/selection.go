@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -51,30 +52,26 @@ const (
 // spec.default. Families that are not enabled are left out of it, and what stands
 // there is not looked at. ErrNoSelection is returned if no source is present; any other error is malformed input.
 func SelectionOf(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
-	selection, err := source(s, pools, enabled)
+	w, err := source(s, pools, enabled)
 	if err != nil {
 		return Selection{}, err
 	}
-	named := selection.Names
-	selection.Names = map[Family][]string{}
-	for _, f := range enabled {
-		if len(named[f]) > 0 {
-			selection.Names[f] = named[f]
-		}
-	}
-	if err := selection.check(); err != nil {
+	w.Names = maps.Clone(w.Names)
+	maps.DeleteFunc(w.Names, func(f Family, names []string) bool { return len(names) == 0 || !slices.Contains(enabled, f) })
+	if err := w.check(enabled); err != nil {
 		return Selection{}, err
 	}
-	if len(selection.Names) == 0 {
-		return Selection{}, fmt.Errorf("no IPPool available: %s names none of an enabled family (%v)", selection.Source, enabled)
+	if len(w.Names) == 0 {
+		return Selection{}, fmt.Errorf("no IPPool available: %s names none of an enabled family (%v)", w.Source, enabled)
 	}
-	return selection, nil
+	return w, nil
 }
 
+// source returns the first source that is present: it names a pool, or is wrong.
 func source(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
-	for _, of := range []func(*PodContext, []Family) (Selection, bool, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
-		if selection, present, err := of(s, enabled); present || err != nil {
-			return selection, err
+	for _, of := range []func(*PodContext, []Family) (Selection, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
+		if w, err := of(s, enabled); err != nil || !w.isEmpty() {
+			return w, err
 		}
 	}
 	return ofDefaults(pools)
@@ -82,14 +79,13 @@ func source(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
 
 // ofSubnets stands where automatic pools will: what asks for one must not be
 // served from elsewhere.
-func ofSubnets(s *PodContext, _ []Family) (Selection, bool, error) {
+func ofSubnets(s *PodContext, _ []Family) (w Selection, err error) {
 	for _, key := range []string{v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet} {
 		if _, ok := s.PodAnnotations[key]; ok {
-			return Selection{}, true, fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled",
-				v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet)
+			err = fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled", v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet)
 		}
 	}
-	return Selection{}, false, nil
+	return w, err
 }
 
 // names are pools as annotations name them.
@@ -103,47 +99,46 @@ func (n names) selection(source string) Selection {
 }
 
 // ofPod reads {"ipv4":["a","b"],"ipv6":["c"]}.
-func ofPod(s *PodContext, _ []Family) (Selection, bool, error) {
+func ofPod(s *PodContext, _ []Family) (w Selection, err error) {
 	const key = v2beta1.AnnotationIPPool
 	text, ok := s.PodAnnotations[key]
 	if !ok {
-		return Selection{}, false, nil
+		return w, nil
 	}
-	const want = `wanted {"ipv4":["pool"],"ipv6":["pool"]}`
 	var v names
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; %s", key, err, want)
+	err = json.Unmarshal([]byte(text), &v)
+	if w = v.selection("Pod annotation " + key); err == nil && w.isEmpty() {
+		err = errors.New("it names no pool")
 	}
-	if len(v.IPv4)+len(v.IPv6) == 0 {
-		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': it names no pool; %s", key, want)
+	if err != nil {
+		return w, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted {"ipv4":["pool"],"ipv6":["pool"]}`, key, err)
 	}
-	return v.selection("Pod annotation " + key), true, nil
+	return w, nil
 }
 
 // ofInterfaces reads [{"interface":"eth0","ipv4":["a"],"ipv6":["c"],"cleangateway":true}]:
 // by name, or if no entry names its interface, by position.
-func ofInterfaces(s *PodContext, enabled []Family) (Selection, bool, error) {
+func ofInterfaces(s *PodContext, enabled []Family) (w Selection, err error) {
 	const key = v2beta1.AnnotationIPPools
 	text, ok := s.PodAnnotations[key]
 	if !ok {
-		return Selection{}, false, nil
+		return w, nil
 	}
 	var all []interfacePools
-	err := json.Unmarshal([]byte(text), &all)
-	if err == nil {
+	if err = json.Unmarshal([]byte(text), &all); err == nil {
 		err = checkInterfaces(all, enabled)
 	}
 	if err != nil {
-		return Selection{}, true, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; "+
+		return w, fmt.Errorf("wrong input, invalid format of Pod annotation '%s': %w; "+
 			`wanted [{"interface":"eth0","ipv4":["pool"],"ipv6":["pool"],"cleangateway":false}]`, key, err)
 	}
 	i, err := indexOf(all, s)
 	if err != nil {
-		return Selection{}, true, fmt.Errorf("wrong input, Pod annotation '%s': %w", key, err)
+		return w, fmt.Errorf("wrong input, Pod annotation '%s': %w", key, err)
 	}
-	selection := all[i].selection("Pod annotation " + key)
-	selection.CleanGateway = all[i].CleanGateway
-	return selection, true, nil
+	w = all[i].selection("Pod annotation " + key)
+	w.CleanGateway = all[i].CleanGateway
+	return w, nil
 }
 
 type interfacePools struct {
@@ -151,8 +146,6 @@ type interfacePools struct {
 	Interface    string `json:"interface"`
 	CleanGateway *bool  `json:"cleangateway"`
 }
-
-func (p interfacePools) selection(source string) Selection { return p.names.selection(source) }
 
 func checkInterfaces(all []interfacePools, enabled []Family) error {
 	switch {
@@ -163,20 +156,18 @@ func checkInterfaces(all []interfacePools, enabled []Family) error {
 	}
 	seen := map[string]bool{}
 	for i, p := range all {
+		entry := p.selection(fmt.Sprint("entry ", i+1))
 		switch {
 		case (p.Interface == "") != (all[0].Interface == ""):
 			return errors.New("NIC should be either all specified or all unspecified")
 		case p.Interface != "" && seen[p.Interface]:
 			return fmt.Errorf("duplicate interface %s", p.Interface)
-		case len(p.IPv4)+len(p.IPv6) == 0:
-			return fmt.Errorf("entry %d names no pool", i+1)
+		case entry.isEmpty():
+			return fmt.Errorf("%s names no pool", entry.Source)
 		}
 		seen[p.Interface] = true
-		entry := p.selection("entry " + fmt.Sprint(i+1))
-		for _, f := range enabled {
-			if err := entry.checkFamily(f); err != nil {
-				return err
-			}
+		if err := entry.check(enabled); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -198,26 +189,25 @@ func indexOf(all []interfacePools, s *PodContext) (int, error) {
 }
 
 // ofNamespace reads the default pools of a namespace, ["a","b"] for each family.
-func ofNamespace(s *PodContext, enabled []Family) (Selection, bool, error) {
-	selection := Selection{Source: "the default pools of Namespace " + s.Namespace, Names: map[Family][]string{}}
+func ofNamespace(s *PodContext, enabled []Family) (Selection, error) {
+	w := Selection{Source: "the default pools of Namespace " + s.Namespace, Names: map[Family][]string{}}
 	keys := map[Family]string{IPv4: v2beta1.AnnotationDefaultIPv4IPPool, IPv6: v2beta1.AnnotationDefaultIPv6IPPool}
 	for _, f := range Families {
-		key := keys[f]
-		text := s.NamespaceAnnotations[key]
+		text := s.NamespaceAnnotations[keys[f]]
 		if text == "" {
 			continue
 		}
 		var v []string
 		if err := json.Unmarshal([]byte(text), &v); err != nil && slices.Contains(enabled, f) {
-			return Selection{}, true, fmt.Errorf(`wrong input, invalid format of annotation '%s' of Namespace %s: %w; wanted ["pool"]`, key, s.Namespace, err)
+			return w, fmt.Errorf(`wrong input, invalid format of annotation '%s' of Namespace %s: %w; wanted ["pool"]`, keys[f], s.Namespace, err)
 		}
-		selection.Names[f] = v
+		w.Names[f] = v
 	}
-	return selection, len(selection.Names[IPv4])+len(selection.Names[IPv6]) > 0, nil
+	return w, nil
 }
 
-func ofConf(s *PodContext, _ []Family) (Selection, bool, error) {
-	return Selection{Source: "the CNI configuration", Names: s.Conf.Pools}, len(s.Conf.Pools[IPv4])+len(s.Conf.Pools[IPv6]) > 0, nil
+func ofConf(s *PodContext, _ []Family) (Selection, error) {
+	return Selection{Source: "the CNI configuration", Names: s.Conf.Pools}, nil
 }
 
 // ofDefaults are the pools with spec.default. Malformed ones do not count, or
@@ -230,47 +220,38 @@ func ofDefaults(pools []*Pool) (Selection, error) {
 				w.Names[p.Family] = append(w.Names[p.Family], p.Name)
 			}
 		}
-		if len(w.Names) > 0 {
-			break
+		if !w.isEmpty() {
+			slices.Sort(w.Names[IPv4])
+			slices.Sort(w.Names[IPv6])
+			return w, nil
 		}
 	}
-	if len(w.Names) == 0 {
-		return w, ErrNoSelection
-	}
-	for _, names := range w.Names {
-		slices.Sort(names)
-	}
-	return w, nil
+	return w, ErrNoSelection
 }
+
+func (w Selection) isEmpty() bool { return len(w.Names[IPv4])+len(w.Names[IPv6]) == 0 }
 
 // check refuses what cannot be meant: too many pools, a pool named twice, an
 // empty name, a pattern that is none.
-func (w Selection) check() error {
-	for _, f := range Families {
-		if err := w.checkFamily(f); err != nil {
-			return err
+func (w Selection) check(families []Family) error {
+	for _, f := range families {
+		if n := len(w.Names[f]); n > MaxNames && w.Source != FromDefaults {
+			return fmt.Errorf("wrong input, %s names %d %s pools, at most %d are accepted: a pattern may stand for many", w.Source, n, f, MaxNames)
 		}
-	}
-	return nil
-}
-
-func (w Selection) checkFamily(f Family) error {
-	if n := len(w.Names[f]); n > MaxNames && w.Source != FromDefaults {
-		return fmt.Errorf("wrong input, %s names %d %s pools, at most %d are accepted: a pattern may stand for many", w.Source, n, f, MaxNames)
-	}
-	seen := map[string]bool{}
-	for _, name := range w.Names[f] {
-		switch _, err := path.Match(name, ""); {
-		case name == "":
-			return fmt.Errorf("wrong input, %s: the name of an IPPool is empty", w.Source)
-		case len(name) > maxName:
-			return fmt.Errorf("wrong input, %s: the name of an IPPool has %d characters, at most %d are accepted", w.Source, len(name), maxName)
-		case seen[name]:
-			return fmt.Errorf("wrong input, duplicate IPPool %s in %s", name, w.Source)
-		case err != nil:
-			return fmt.Errorf("wrong input, %s: %q is no pattern of IPPool names: %w", w.Source, name, err)
+		seen := map[string]bool{}
+		for _, name := range w.Names[f] {
+			switch _, err := path.Match(name, ""); {
+			case name == "":
+				return fmt.Errorf("wrong input, %s: the name of an IPPool is empty", w.Source)
+			case len(name) > maxName:
+				return fmt.Errorf("wrong input, %s: the name of an IPPool has %d characters, at most %d are accepted", w.Source, len(name), maxName)
+			case seen[name]:
+				return fmt.Errorf("wrong input, duplicate IPPool %s in %s", name, w.Source)
+			case err != nil:
+				return fmt.Errorf("wrong input, %s: %q is no pattern of IPPool names: %w", w.Source, name, err)
+			}
+			seen[name] = true
 		}
-		seen[name] = true
 	}
 	return nil
 }
@@ -316,27 +297,23 @@ func RoutesOf(s *PodContext) (out []Route, warnings []string, err error) {
 	if !ok {
 		return nil, nil, nil
 	}
+	wrong := func(err error) error {
+		return fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
+	}
 	var routes []v2beta1.Route
-	if err = json.Unmarshal([]byte(text), &routes); err == nil {
-		out, warnings, err = parseRoutes(routes)
+	if err := json.Unmarshal([]byte(text), &routes); err != nil {
+		return nil, nil, wrong(err)
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf(`wrong input, invalid format of Pod annotation '%s': %w; wanted [{"dst":"10.0.0.0/16","gw":"192.168.1.1"}]`, key, err)
-	}
-	return out, warnings, nil
-}
-
-func parseRoutes(routes []v2beta1.Route) (out []Route, warnings []string, err error) {
 	if len(routes) > MaxRoutes {
-		return nil, nil, fmt.Errorf("it has %d routes, at most %d are accepted", len(routes), MaxRoutes)
+		return nil, nil, wrong(fmt.Errorf("it has %d routes, at most %d are accepted", len(routes), MaxRoutes))
 	}
 	for i, r := range routes {
 		route, warning, err := ParseRoute(r.Dst, r.Gw)
 		if err != nil {
-			return nil, nil, fmt.Errorf("route %d: %w", i+1, err)
+			return nil, nil, wrong(fmt.Errorf("route %d: %w", i+1, err))
 		}
 		if warning != "" {
-			warnings = append(warnings, fmt.Sprintf("Pod annotation %s, route %d: %s", v2beta1.AnnotationRoutes, i+1, warning))
+			warnings = append(warnings, fmt.Sprintf("Pod annotation %s, route %d: %s", key, i+1, warning))
 		}
 		out = append(out, route)
 	}
