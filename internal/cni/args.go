@@ -59,7 +59,7 @@ func readIPs(key string, value json.RawMessage, bad *faults) request {
 	}
 	var list []string
 	if json.Unmarshal(value, &list) != nil {
-		bad.add(wire.CodeConfig, "%s: found %s, want %s", key, found(value), want(&list))
+		bad.add(wire.CodeConfig, "%s: found %s, want %s", key, found(value), wantStrings)
 		return asked
 	}
 	var err error

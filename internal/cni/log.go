@@ -19,25 +19,21 @@ import (
 // logConfig says what is logged and where. Files that are rotated away are kept for ageDays and files of them at most;
 // 0 is no limit.
 type logConfig struct {
-	level                  level
-	file                   logPath
+	level                  slog.Level
+	file                   string
 	sizeMB, ageDays, files count
 }
-
-// level is a level of log/slog. Its zero is info.
-type level slog.Level
 
 // levels are the names of the levels. The last two are taken because configurations have them; nothing is logged then.
 var levels = []string{"debug", "info", "warn", "error", "fatal", "panic"}
 
-// UnmarshalText reads the name of a level in any case.
-func (l *level) UnmarshalText(name []byte) error {
-	i := slices.Index(levels, strings.ToLower(string(name)))
+// parseLevel reads the name of a level in any case.
+func parseLevel(name string) (slog.Level, error) {
+	i := slices.Index(levels, strings.ToLower(name))
 	if i < 0 {
-		return fmt.Errorf("unknown level %q", name)
+		return 0, fmt.Errorf("unknown level %q", name)
 	}
-	*l = level(slog.LevelDebug) + level(i)*level(slog.LevelInfo-slog.LevelDebug)
-	return nil
+	return slog.LevelDebug + slog.Level(i)*(slog.LevelInfo-slog.LevelDebug), nil
 }
 
 // logRoot is where log files lie. The plugin runs as root, and whoever may write a network configuration chooses the file.
@@ -46,24 +42,21 @@ const logRoot = "/var/log"
 // ownLogs is the directory below logRoot that is the product's: every file in it is the plugin's.
 const ownLogs = "spidernet"
 
-// logPath is the path of a log file, of at most maxLogPath bytes: each of its directories is made.
-type logPath string
-
+// maxLogPath bounds the path of a log file: each of its directories is made.
 const maxLogPath = 255
 
-// UnmarshalText reads a path. That no symbolic link leads out of logRoot is looked after when a line is written.
-func (p *logPath) UnmarshalText(text []byte) error {
-	clean := filepath.Clean(string(text))
-	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(string(text), "/"), "..") || len(clean) > maxLogPath {
-		return fmt.Errorf("%.60q is not the path of a log file", text)
+// parseLogPath reads a path. That no symbolic link leads out of logRoot is looked after when a line is written.
+func parseLogPath(path string) (string, error) {
+	clean := filepath.Clean(path)
+	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(path, "/"), "..") || len(clean) > maxLogPath {
+		return "", fmt.Errorf("%.60q is not the path of a log file", path)
 	}
-	*p = logPath(clean)
-	return nil
+	return clean, nil
 }
 
 // logger returns the logger, which touches no file before a line is written.
 func (c logConfig) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(&logFile{c}, &slog.HandlerOptions{Level: slog.Level(c.level)}))
+	return slog.New(slog.NewTextHandler(&logFile{c}, &slog.HandlerOptions{Level: c.level}))
 }
 
 // logMark is the first line of a log file and says that the plugin made it: other files are not written to, renamed or
@@ -79,7 +72,7 @@ var _ io.Writer = (*logFile)(nil)
 
 // Write appends a line, behind a rotation if the file would become too large.
 func (f *logFile) Write(line []byte) (int, error) {
-	rel, name := filepath.Split(strings.TrimPrefix(string(f.file), logRoot+"/"))
+	rel, name := filepath.Split(strings.TrimPrefix(f.file, logRoot+"/"))
 	dir, err := openLogDir(filepath.Clean(rel))
 	if err != nil {
 		return 0, err

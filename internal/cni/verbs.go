@@ -128,12 +128,12 @@ func delArgs(env func(string) string) (*skel.CmdArgs, error) {
 func (c *call) release(ctx context.Context, timeout time.Duration, note *wire.Note) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	_, err := wire.Call(ctx, string(c.conf.socket), &wire.Request{Verb: wire.VerbDel, Network: note.Network,
+	_, err := wire.Call(ctx, c.conf.socket, &wire.Request{Verb: wire.VerbDel, Network: note.Network,
 		ContainerID: note.ContainerID, Interface: note.Interface, Netns: note.Netns, Pod: note.Pod})
 	if err == nil {
 		return nil
 	}
-	dir := wire.NotesDir(string(c.conf.socket))
+	dir := wire.NotesDir(c.conf.socket)
 	c.log.Warn("the agent did not take the DEL: leave it a note", "dir", dir, "because", c.socketFrom, "error", err)
 	if noteErr := wire.WriteNote(dir, *note); noteErr != nil {
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent did not take the DEL, and no note of it can "+
@@ -197,7 +197,7 @@ func (c *call) findSocket() {
 	if err == nil {
 		in, found, err = wire.ReadInstallation(dir)
 	}
-	c.conf.socket = socketPath(in.Socket)
+	c.conf.socket = in.Socket
 	switch file := filepath.Join(dir, wire.InstallationFile); {
 	case found:
 		c.socketFrom = "the socket that " + file + " names"
@@ -215,7 +215,7 @@ func (c *call) ask(ctx context.Context, req *wire.Request, passing func(error) b
 	giveUp := time.After(agentWait)
 	for {
 		req.Age = time.Since(c.began)
-		reply, err := wire.Call(ctx, string(c.conf.socket), req)
+		reply, err := wire.Call(ctx, c.conf.socket, req)
 		if err == nil || !passing(err) {
 			return reply, err
 		}

@@ -462,7 +462,7 @@ func TestDelOfAnUnreadableConfiguration(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newAgent(t, ok)
 			c := newCall()
-			c.conf.socket, c.conf.log.file = socketPath(w.socket), logPath(w.log)
+			c.conf.socket, c.conf.log.file = w.socket, w.log
 			env := map[string]string{"CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1"}
 			if err := c.del(context.Background(), func(key string) string { return env[key] }, stdin); err != nil {
 				t.Error(err)
@@ -587,12 +587,12 @@ func TestLogFileLeavesForeignFilesAlone(t *testing.T) {
 		"link.log", "dangling.log", "hard.log", "fifo.log", "fifo/x.log", "auth.log/x.log", "inside"} {
 		w := newAgent(t, anAddress)
 		// The plugin would rotate a file at every line.
-		c := logConfig{file: logPath(filepath.Join(root, name)), sizeMB: 1, files: 1}
+		c := logConfig{file: filepath.Join(root, name), sizeMB: 1, files: 1}
 		if _, err := (&logFile{c}).Write(make([]byte, 1<<20)); err == nil {
 			t.Errorf("%s is written", name)
 		}
 		// A log that cannot be written fails no call.
-		execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_level", "debug"), ipamKey("log_file_path", string(c.file)))).succeeded(t)
+		execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_level", "debug"), ipamKey("log_file_path", c.file))).succeeded(t)
 	}
 	if diff := cmp.Diff(before, listing(t, root)+listing(t, outside)); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
@@ -710,7 +710,7 @@ func TestLogFileOfAnOlderVersion(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	logConfig{file: logPath(path), sizeMB: 1}.logger().Error("out of cheese")
+	logConfig{file: path, sizeMB: 1}.logger().Error("out of cheese")
 	if content, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(content), "{}\n") || !strings.Contains(string(content), "cheese") {
 		t.Errorf("%q, %v", content, err)
 	}
