@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -103,8 +104,8 @@ func agree(asked []request) ([]netip.Addr, error) {
 		case len(first.ips) == 0:
 			first = r
 		case !slices.Equal(first.ips, r.ips):
-			return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("%s asks for %v and %s for %v: "+
-				"remove one of them, or make them equal", first.source, first.ips, r.source, r.ips)}
+			return nil, wire.Errorf(wire.CodeConfig, "%s asks for %v and %s for %v: remove one of them, or make them equal",
+				first.source, first.ips, r.source, r.ips)
 		}
 	}
 	return first.ips, nil
@@ -116,18 +117,18 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 	var conf types.PluginConf
 	err := json.Unmarshal(stdin, &conf)
 	if err == nil && conf.RawPrevResult == nil {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: "CHECK without prevResult in the network configuration: " +
-			"the runtime must pass the result of the ADD"}
+		return nil, wire.Errorf(wire.CodeConfig, "CHECK without prevResult in the network configuration: "+
+			"the runtime must pass the result of the ADD")
 	}
+	var result *types100.Result
 	if err == nil {
 		err = version.ParsePrevResult(&conf)
 	}
-	if err != nil {
-		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("prevResult: %v", err)}
+	if err == nil {
+		result, err = types100.NewResultFromResult(conf.PrevResult)
 	}
-	result, err := types100.NewResultFromResult(conf.PrevResult)
 	if err != nil {
-		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("prevResult: %v", err)}
+		return nil, wire.Errorf(wire.CodeDecode, "prevResult: %v", err)
 	}
 	var ips []netip.Addr
 	for _, ip := range result.IPs {
@@ -137,8 +138,8 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 		}
 	}
 	if len(ips) == 0 {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("CHECK with a prevResult that has no address of interface %s: "+
-			"the runtime must pass the result of the ADD, and an ADD of this plugin gives addresses", ifName)}
+		return nil, wire.Errorf(wire.CodeConfig, "CHECK with a prevResult that has no address of interface %s: "+
+			"the runtime must pass the result of the ADD, and an ADD of this plugin gives addresses", ifName)
 	}
 	return ips, nil
 }
@@ -162,28 +163,29 @@ var attachmentsKeys = []string{"cni.dev/valid-attachments", "cni.dev/attachments
 func valid(stdin []byte) ([]wire.Attachment, error) {
 	var conf map[string]json.RawMessage
 	if err := json.Unmarshal(stdin, &conf); err != nil {
-		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("network configuration: %v", err)}
+		return nil, wire.Errorf(wire.CodeDecode, "network configuration: %v", err)
 	}
 	for _, key := range attachmentsKeys {
 		if list, given := conf[key]; given {
 			return readAttachments(key, list)
 		}
 	}
-	return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("GC without %s in the network configuration: "+
-		"the runtime must list the attachments that are valid; nothing is released", attachmentsKeys[0])}
+	return nil, wire.Errorf(wire.CodeConfig, "GC without %s in the network configuration: "+
+		"the runtime must list the attachments that are valid; nothing is released", attachmentsKeys[0])
 }
 
 func readAttachments(key string, value json.RawMessage) ([]wire.Attachment, error) {
 	var list []types.GCAttachment
 	if json.Unmarshal(value, &list) != nil {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("%s: found %s, want an array of objects, each "+
-			"with the strings containerID and ifname", key, found(value))}
+		return nil, wire.Errorf(wire.CodeConfig, "%s: found %s, want an array of objects, each with the strings containerID and ifname",
+			key, found(value))
 	}
 	var attachments []wire.Attachment
 	for i, a := range list {
 		if failed := validateAttachment(a.ContainerID, a.IfName); failed != nil {
-			return nil, &wire.Error{Code: wire.CodeConfig, Details: failed.Details, Msg: fmt.Sprintf(
-				"%s, entry %d: containerID %q, ifname %q: %s", key, i, a.ContainerID, a.IfName, failed.Msg)}
+			failed.Code = wire.CodeConfig
+			failed.Msg = fmt.Sprintf("%s, entry %d: containerID %q, ifname %q: %s", key, i, a.ContainerID, a.IfName, failed.Msg)
+			return nil, failed
 		}
 		attachments = append(attachments, wire.Attachment{ContainerID: a.ContainerID, Interface: a.IfName})
 	}
@@ -191,9 +193,6 @@ func readAttachments(key string, value json.RawMessage) ([]wire.Attachment, erro
 }
 
 // validateAttachment says what is wrong with the names of an attachment, nil if nothing is.
-func validateAttachment(containerID, ifName string) *types.Error {
-	if failed := utils.ValidateContainerID(containerID); failed != nil {
-		return failed
-	}
-	return utils.ValidateInterfaceName(ifName)
+func validateAttachment(containerID, ifName string) *wire.Error {
+	return cmp.Or(utils.ValidateContainerID(containerID), utils.ValidateInterfaceName(ifName))
 }

@@ -10,6 +10,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,7 +116,7 @@ func (c *call) deliver(stdout io.Writer) *types.Error {
 		err = converted.PrintTo(stdout)
 	}
 	if err != nil {
-		return types.NewError(wire.CodeIO, "print the result: "+err.Error(), "")
+		return wire.Errorf(wire.CodeIO, "print the result: %v", err)
 	}
 	return nil
 }
@@ -136,15 +137,10 @@ func cniError(err error) *types.Error {
 	if err == nil {
 		return nil
 	}
-	told := &wire.Error{Code: wire.CodeInternal, Msg: err.Error()}
-	if errors.As(err, &told) && told.Code == 0 {
-		told = &wire.Error{Code: wire.CodeInternal, Msg: told.Msg, Details: told.Details}
-	}
-	return types.NewError(told.Code, oneLine(told.Msg), told.Details)
-}
-
-func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+	told := &wire.Error{Msg: err.Error()}
+	errors.As(err, &told)
+	lines := strings.FieldsFunc(told.Msg, func(r rune) bool { return r == '\n' || r == '\r' })
+	return types.NewError(cmp.Or(told.Code, wire.CodeInternal), strings.Join(lines, " "), told.Details)
 }
 
 // printError prints the error structure of CNI, in which types.Error lacks the version.

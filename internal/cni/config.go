@@ -190,7 +190,7 @@ func (n *count) UnmarshalJSON(value []byte) error {
 type faults []*wire.Error
 
 func (f *faults) add(code uint, format string, args ...any) {
-	*f = append(*f, &wire.Error{Code: code, Msg: fmt.Sprintf(format, args...)})
+	*f = append(*f, wire.Errorf(code, format, args...))
 }
 
 // maxFaults is how many faults one error tells: its text ends up in an Event, and a tenant may have written the configuration.
@@ -201,13 +201,12 @@ func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
-	all := &wire.Error{Code: f[0].Code, Msg: f[0].Msg}
-	for i, fault := range f[1:] {
-		if i+1 == maxFaults {
-			all.Msg += fmt.Sprintf("; and %d faults more", len(f)-maxFaults)
-			break
-		}
-		all.Msg += "; " + fault.Msg
+	var texts []string
+	for _, fault := range f[:min(len(f), maxFaults)] {
+		texts = append(texts, fault.Msg)
 	}
-	return all
+	if more := len(f) - maxFaults; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d faults more", more))
+	}
+	return wire.Errorf(f[0].Code, "%s", strings.Join(texts, "; "))
 }

@@ -28,8 +28,8 @@ func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
 		return err
 	}
 	if req.Pod.Namespace == "" || req.Pod.Name == "" {
-		return &wire.Error{Code: wire.CodeEnvironment, Msg: "CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME " +
-			"must be set, as the container runtimes of Kubernetes do; spiderpool serves pods only"}
+		return wire.Errorf(wire.CodeEnvironment, "CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME must be set, "+
+			"as the container runtimes of Kubernetes do; spiderpool serves pods only")
 	}
 	c.pending = noteOf(req)
 	reply, err := c.ask(ctx, req, nothingHappened)
@@ -75,7 +75,7 @@ func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 	if failed.Code != wire.CodeLimitedConnectivity {
 		failed.Code = wire.CodeNotReady
 	}
-	return &wire.Error{Code: failed.Code, Msg: failed.Msg, Details: failed.Details}
+	return failed
 }
 
 // gc tells the agent which attachments of the network are valid, so that it may release all others. Runtimes carry on
@@ -120,8 +120,9 @@ func delArgs(env func(string) string) (*skel.CmdArgs, error) {
 	if failed == nil {
 		return in, nil
 	}
-	return nil, &wire.Error{Code: wire.CodeEnvironment, Msg: fmt.Sprintf("DEL of CNI_CONTAINERID=%q, CNI_IFNAME=%q: %s",
-		in.ContainerID, in.IfName, failed.Msg), Details: failed.Details}
+	failed.Code = wire.CodeEnvironment
+	failed.Msg = fmt.Sprintf("DEL of CNI_CONTAINERID=%q, CNI_IFNAME=%q: %s", in.ContainerID, in.IfName, failed.Msg)
+	return nil, failed
 }
 
 // release sends a DEL to the agent, and leaves a note if the agent did not say that it took it.
@@ -166,7 +167,7 @@ func (c *call) prepare(verb wire.Verb, in *skel.CmdArgs) (*wire.Request, error) 
 	var parent []netip.Addr
 	if c.conf.matchMasterSubnet && verb == wire.VerbAdd {
 		if parent, err = c.conf.parentAddresses(); err != nil {
-			return nil, err
+			return nil, wire.Errorf(wire.CodeConfig, "ipam.match_master_subnet: %v", err)
 		}
 	}
 	return &wire.Request{
@@ -243,7 +244,7 @@ func (c *call) explain(err error) error {
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent broke off its answer on %s: "+
 			"the log of the agent of this node may say why", c.conf.socket), Details: err.Error()}
 	}
-	return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("unhealthy spiderpool-agent backend: %v (%s)", err, c.socketFrom)}
+	return wire.Errorf(wire.CodeIO, "unhealthy spiderpool-agent backend: %v (%s)", err, c.socketFrom)
 }
 
 func noteOf(req *wire.Request) *wire.Note {
