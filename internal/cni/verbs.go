@@ -21,8 +21,6 @@ import (
 
 // add asks for addresses and keeps the result for deliver.
 func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, addTimeout)
-	defer cancel()
 	req, err := c.prepare(wire.VerbAdd, in)
 	if err != nil {
 		return err
@@ -45,8 +43,6 @@ func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
 
 // check asks whether the attachment still holds the addresses of its previous result.
 func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
 	req, err := c.prepare(wire.VerbCheck, in)
 	if err != nil {
 		return err
@@ -61,8 +57,6 @@ func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
 // status says whether an ADD would be served. Whatever is wrong may be an agent that is being replaced, and is asked
 // again for a while, because the kubelet takes a failure for a node without a network.
 func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
 	if err := c.configure(in); err != nil {
 		return err
 	}
@@ -81,8 +75,6 @@ func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 // gc tells the agent which attachments of the network are valid, so that it may release all others. Runtimes carry on
 // after a GC that failed, so nothing is kept for later; the agent finds by itself what is gone.
 func (c *call) gc(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
-	defer cancel()
 	if err := c.configure(in); err != nil {
 		return err
 	}

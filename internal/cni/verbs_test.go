@@ -717,7 +717,7 @@ func TestLogFileOfAnOlderVersion(t *testing.T) {
 }
 
 func TestPanicIsAnError(t *testing.T) {
-	failed := guard(func() *types.Error { panic("out of cheese") })
+	failed := guard(func() error { panic("out of cheese") })
 	if failed == nil || failed.Code != wire.CodeInternal || !strings.Contains(failed.Msg, "out of cheese") {
 		t.Errorf("%v", failed)
 	}
