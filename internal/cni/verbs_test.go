@@ -588,7 +588,7 @@ func TestLogFileLeavesForeignFilesAlone(t *testing.T) {
 		w := newAgent(t, anAddress)
 		// The plugin would rotate a file at every line.
 		c := logConfig{file: filepath.Join(root, name), sizeMB: 1, files: 1}
-		if _, err := (&logFile{c}).Write(make([]byte, 1<<20)); err == nil {
+		if _, err := c.Write(make([]byte, 1<<20)); err == nil {
 			t.Errorf("%s is written", name)
 		}
 		// A log that cannot be written fails no call.
