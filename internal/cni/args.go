@@ -42,41 +42,33 @@ func parseArgs(s string) (wire.Pod, request, error) {
 		bad.add(wire.CodeEnvironment, "CNI_ARGS: %v", err)
 	}
 	pod := wire.Pod{Namespace: string(args.K8S_POD_NAMESPACE), Name: string(args.K8S_POD_NAME), UID: string(args.K8S_POD_UID)}
-	asked := request{source: "CNI_ARGS IP"}
+	var ips []string
 	if args.IP != "" {
-		var err error
-		if asked.ips, err = parseIPs(strings.Split(string(args.IP), ",")); err != nil {
-			bad.add(wire.CodeEnvironment, "%s: %v", asked.source, err)
-		}
+		ips = strings.Split(string(args.IP), ",")
 	}
+	asked := newRequest("CNI_ARGS IP", ips, wire.CodeEnvironment, &bad)
 	return pod, asked, bad.err()
 }
 
 // readIPs reads the addresses that the configuration asks for under a key.
 func readIPs(key string, value json.RawMessage, bad *faults) request {
-	asked := request{source: key}
-	if len(value) == 0 {
-		return asked
-	}
-	var list []string
-	if json.Unmarshal(value, &list) != nil {
+	var ips []string
+	if len(value) > 0 && json.Unmarshal(value, &ips) != nil {
 		bad.add(wire.CodeConfig, "%s: found %s, want %s", key, found(value), wantStrings)
-		return asked
+		return request{}
 	}
-	var err error
-	if asked.ips, err = parseIPs(list); err != nil {
-		bad.add(wire.CodeConfig, "%s: %v", key, err)
-	}
-	return asked
+	return newRequest(key, ips, wire.CodeConfig, bad)
 }
 
 // maxIPs is how many addresses one source may ask for: one of each family counts.
 const maxIPs = 16
 
-// parseIPs reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
-func parseIPs(list []string) ([]netip.Addr, error) {
+// newRequest reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
+// What is wrong with a list, which asks for nothing then, is added to bad with a code.
+func newRequest(source string, list []string, code uint, bad *faults) request {
 	if len(list) > maxIPs {
-		return nil, fmt.Errorf("found %d addresses, want at most %d", len(list), maxIPs)
+		bad.add(code, "%s: found %d addresses, want at most %d", source, len(list), maxIPs)
+		return request{}
 	}
 	var ips []netip.Addr
 	for _, s := range list {
@@ -86,12 +78,13 @@ func parseIPs(list []string) ([]netip.Addr, error) {
 			ip, err = prefix.Addr(), nil
 		}
 		if err != nil || ip.Zone() != "" {
-			return nil, fmt.Errorf("found %.60q, want an address such as 10.6.1.7 or fd00::7", s)
+			bad.add(code, "%s: found %.60q, want an address such as 10.6.1.7 or fd00::7", source, s)
+			return request{}
 		}
 		ips = append(ips, ip.Unmap())
 	}
 	slices.SortFunc(ips, netip.Addr.Compare)
-	return slices.Compact(ips), nil
+	return request{source, slices.Compact(ips)}
 }
 
 // agree returns the addresses that all sources ask for. Sources that contradict each other are an error: there is no
