@@ -92,9 +92,9 @@ func (t *text[T]) UnmarshalText(s []byte) error {
 	return err
 }
 
-// parse reads a network configuration over conf. It reads as much as it can: an error, always a *wire.Error, comes with
-// everything that was as it should be and names everything that was not.
-func parse(data []byte, conf config) (config, error) {
+// parse reads a network configuration. It reads as much as it can: everything that was as it should be is in force, and an
+// error, always a *wire.Error, names everything that was not.
+func (c *config) parse(data []byte) error {
 	var net struct {
 		CNIVersion    string          `json:"cniVersion"`
 		Name          string          `json:"name"`
@@ -114,16 +114,16 @@ func parse(data []byte, conf config) (config, error) {
 	if err := json.Unmarshal(data, &net); err != nil {
 		bad.add(wire.CodeDecode, "network configuration: %v", err)
 	}
-	conf.network = net.Name
-	conf.master, _ = net.Master.(string)
-	conf.device, _ = net.Device.(string)
-	conf.readVersion(net.CNIVersion, &bad)
-	conf.readIPAM(net.IPAM, &bad)
-	conf.requested = []request{
+	c.network = net.Name
+	c.master, _ = net.Master.(string)
+	c.device, _ = net.Device.(string)
+	c.readVersion(net.CNIVersion, &bad)
+	c.readIPAM(net.IPAM, &bad)
+	c.requested = []request{
 		readIPs("runtimeConfig.ips", net.RuntimeConfig.IPs, &bad),
 		readIPs("args.cni.ips", net.Args.CNI.IPs, &bad),
 	}
-	return conf, bad.err()
+	return bad.err()
 }
 
 // readVersion takes a version that is supported; a configuration without one is of 0.1.0 (CNI specification 0.2.0).

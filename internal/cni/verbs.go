@@ -29,7 +29,7 @@ func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
 		return wire.Errorf(wire.CodeEnvironment, "CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME must be set, "+
 			"as the container runtimes of Kubernetes do; spiderpool serves pods only")
 	}
-	c.pending = noteOf(req)
+	c.pending = &wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	reply, err := c.ask(ctx, req, nothingHappened)
 	if err != nil {
 		if !errors.Is(err, wire.ErrUnknownOutcome) {
@@ -171,8 +171,7 @@ func (c *call) prepare(verb wire.Verb, in *skel.CmdArgs) (*wire.Request, error) 
 
 // configure reads stdin. What could be read is in force even if the rest is an error.
 func (c *call) configure(in *skel.CmdArgs) error {
-	var err error
-	c.conf, err = parse(in.StdinData, c.conf)
+	err := c.conf.parse(in.StdinData)
 	c.findSocket()
 	c.log = c.conf.log.logger().With("network", c.conf.network, "container", in.ContainerID, "interface", in.IfName, "args", in.Args)
 	return err
@@ -237,10 +236,6 @@ func (c *call) explain(err error) error {
 			"the log of the agent of this node may say why", c.conf.socket), Details: err.Error()}
 	}
 	return wire.Errorf(wire.CodeIO, "unhealthy spiderpool-agent backend: %v (%s)", err, c.socketFrom)
-}
-
-func noteOf(req *wire.Request) *wire.Note {
-	return &wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 }
 
 // resultOf returns the abbreviated result of an IPAM plugin: addresses and routes without interfaces.

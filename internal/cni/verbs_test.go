@@ -172,7 +172,8 @@ func TestErrorsOfConfigurationsWithoutALogFile(t *testing.T) {
 		`{"name":"n","ipam":[7]}`:                 "ipam: found [7], want an object",
 		`{"name":"n","ipam":{"log_file_path":3}}`: `ipam.log_file_path: found 3, want the path of a file below /var/log, without "..", of at most 255 bytes`,
 	} {
-		_, err := parse([]byte(stdin), defaults())
+		conf := defaults()
+		err := conf.parse([]byte(stdin))
 		var failed *wire.Error
 		if !errors.As(err, &failed) || failed.Code != wire.CodeConfig || failed.Msg != want {
 			t.Errorf("%s: %v, want %s", stdin, err, want)
