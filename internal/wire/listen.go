@@ -185,16 +185,15 @@ func unlinked(dir string) bool {
 
 // bind replaces a socket file that nobody serves, which the lock has proven.
 func bind(socket string) (*bound, error) {
-	switch info, err := os.Lstat(socket); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("look at the socket: %w", err)
-	case info.Mode().Type() != fs.ModeSocket:
+	info, err := os.Lstat(socket)
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("%s is no socket but %s: move it away", socket, info.Mode())
-	default:
-		if err := os.Remove(socket); err != nil {
-			return nil, fmt.Errorf("remove the stale socket: %w", err)
-		}
+	}
+	if err == nil {
+		err = os.Remove(socket)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("replace the stale socket: %w", err)
 	}
 	config := net.ListenConfig{Control: ownerOnly}
 	l, err := config.Listen(context.Background(), "unix", socket)
