@@ -143,13 +143,7 @@ func appendCut(left []Range, r Range, cuts []Range) (_, rest []Range) {
 }
 
 // Intersect returns the addresses that are both in s and in t.
-func (s Set) Intersect(t Set) Set {
-	var both []Range
-	for r := range s.shared(t) {
-		both = append(both, r)
-	}
-	return Set{both}
-}
+func (s Set) Intersect(t Set) Set { return Set{slices.Collect(s.shared(t))} }
 
 // Overlaps reports whether s and t share an address.
 func (s Set) Overlaps(t Set) bool {
