@@ -2,6 +2,7 @@ package cni
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -128,15 +129,12 @@ func (c *config) parse(data []byte) error {
 
 // readVersion takes a version that is supported; a configuration without one is of 0.1.0 (CNI specification 0.2.0).
 func (c *config) readVersion(v string, bad *faults) {
-	if v == "" {
-		v = "0.1.0"
-	}
-	supported := version.All.SupportedVersions()
-	if !slices.Contains(supported, v) {
+	v = cmp.Or(v, "0.1.0")
+	if supported := version.All.SupportedVersions(); slices.Contains(supported, v) {
+		c.cniVersion = v
+	} else {
 		bad.add(wire.CodeVersion, "cniVersion %q is none of %s", v, strings.Join(supported, ", "))
-		return
 	}
-	c.cniVersion = v
 }
 
 // readIPAM reads the ipam section key by key. A key that is null keeps its default.
