@@ -170,17 +170,11 @@ func (s Set) shared(t Set) iter.Seq[Range] {
 }
 
 func lower(a, b netip.Addr) netip.Addr {
-	if b.Less(a) {
-		return b
-	}
-	return a
+	return slices.MinFunc([]netip.Addr{a, b}, netip.Addr.Compare)
 }
 
 func higher(a, b netip.Addr) netip.Addr {
-	if a.Less(b) {
-		return b
-	}
-	return a
+	return slices.MaxFunc([]netip.Addr{a, b}, netip.Addr.Compare)
 }
 
 // With returns s and a. An a that no range can begin with (the zero Addr, IPv4-mapped, with a zone) adds nothing.
