@@ -140,11 +140,8 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 // ofInterface says whether an address of a result is one of the interface. An address without an index is: an IPAM
 // plugin's own result has none.
 func ofInterface(result *types100.Result, ip *types100.IPConfig, ifName string) bool {
-	if ip.Interface == nil {
-		return true
-	}
-	i := *ip.Interface
-	return i >= 0 && i < len(result.Interfaces) && result.Interfaces[i].Name == ifName
+	i := ip.Interface
+	return i == nil || *i >= 0 && *i < len(result.Interfaces) && result.Interfaces[*i].Name == ifName
 }
 
 // attachmentsKeys are where the network configuration of a GC lists the valid attachments: as the CNI specification 1.1.0

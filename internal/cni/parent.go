@@ -39,12 +39,11 @@ func (c *config) parentAddresses() ([]netip.Addr, error) {
 }
 
 func (c *config) parentName() (string, error) {
-	switch {
-	case c.device != "":
-	case c.master != "":
-		return c.master, nil
-	default:
+	if c.device == "" && c.master == "" {
 		return "", errors.New(`the network configuration names no parent interface: it has neither "master" nor "deviceID"`)
+	}
+	if c.device == "" {
+		return c.master, nil
 	}
 	links, err := os.ReadDir(filepath.Join(pciDevices, filepath.Base(c.device), "physfn", "net"))
 	if err != nil || len(links) == 0 {

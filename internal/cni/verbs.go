@@ -29,6 +29,11 @@ func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
 		return wire.Errorf(wire.CodeEnvironment, "CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME must be set, "+
 			"as the container runtimes of Kubernetes do; spiderpool serves pods only")
 	}
+	if req.MatchMasterSubnet {
+		if req.Parent, err = c.conf.parentAddresses(); err != nil {
+			return wire.Errorf(wire.CodeConfig, "ipam.match_master_subnet: %v", err)
+		}
+	}
 	c.pending = &wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	reply, err := c.ask(ctx, req, nothingHappened)
 	if err != nil {
@@ -156,16 +161,10 @@ func (c *call) prepare(verb wire.Verb, in *skel.CmdArgs) (*wire.Request, error) 
 	if err != nil {
 		return nil, err
 	}
-	var parent []netip.Addr
-	if c.conf.matchMasterSubnet && verb == wire.VerbAdd {
-		if parent, err = c.conf.parentAddresses(); err != nil {
-			return nil, wire.Errorf(wire.CodeConfig, "ipam.match_master_subnet: %v", err)
-		}
-	}
 	return &wire.Request{
 		Verb: verb, Network: c.conf.network, ContainerID: in.ContainerID, Interface: in.IfName, Netns: in.Netns, Pod: pod,
 		IPv4Pools: c.conf.ipv4Pools, IPv6Pools: c.conf.ipv6Pools,
-		CleanGateway: c.conf.cleanGateway, MatchMasterSubnet: c.conf.matchMasterSubnet, Parent: parent, RequestedIPs: requested,
+		CleanGateway: c.conf.cleanGateway, MatchMasterSubnet: c.conf.matchMasterSubnet, RequestedIPs: requested,
 	}, nil
 }
 
