@@ -1,6 +1,7 @@
 package addr
 
 import (
+	"cmp"
 	"math"
 	"math/big"
 	"math/bits"
@@ -40,25 +41,11 @@ func (c Count) Sub(d Count) Count {
 
 // Cmp returns -1, 0 or 1 as c is less than, equal to or greater than d.
 func (c Count) Cmp(d Count) int {
-	switch {
-	case c == d:
-		return 0
-	case c.hi < d.hi, c.hi == d.hi && c.lo < d.lo:
-		return -1
-	}
-	return 1
+	return cmp.Or(cmp.Compare(c.hi, d.hi), cmp.Compare(c.lo, d.lo))
 }
 
 // IsZero reports whether c is 0.
 func (c Count) IsZero() bool { return c == Count{} }
-
-// Uint64 returns c if it is below 2^64.
-func (c Count) Uint64() (n uint64, ok bool) {
-	if c.hi != 0 {
-		return 0, false
-	}
-	return c.lo, true
-}
 
 // Int64 returns c, or math.MaxInt64 if that is less: what the int64 fields of a status hold.
 func (c Count) Int64() int64 {

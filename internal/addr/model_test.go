@@ -280,3 +280,21 @@ func checkRelations(c, other pair) error {
 	}
 	return nil
 }
+
+// Index is the inverse of Nth: it returns how many members are smaller than a, or 2^128-1 if that is less. It is not ok if a is no member.
+func (s Set) Index(a netip.Addr) (Count, bool) {
+	i := s.search(a)
+	if i == len(s.ranges) || !s.ranges[i].Contains(a) {
+		return Count{}, false
+	}
+	before := Set{s.ranges[:i]}.Count()
+	return before.Add(number(a).Sub(number(s.ranges[i].from))), true
+}
+
+// Uint64 returns c if it is below 2^64.
+func (c Count) Uint64() (n uint64, ok bool) {
+	if c.hi != 0 {
+		return 0, false
+	}
+	return c.lo, true
+}

@@ -143,13 +143,7 @@ func appendCut(left []Range, r Range, cuts []Range) (_, rest []Range) {
 }
 
 // Intersect returns the addresses that are both in s and in t.
-func (s Set) Intersect(t Set) Set {
-	var both []Range
-	for r := range s.shared(t) {
-		both = append(both, r)
-	}
-	return Set{both}
-}
+func (s Set) Intersect(t Set) Set { return Set{slices.Collect(s.shared(t))} }
 
 // Overlaps reports whether s and t share an address.
 func (s Set) Overlaps(t Set) bool {
@@ -176,35 +170,19 @@ func (s Set) shared(t Set) iter.Seq[Range] {
 }
 
 func lower(a, b netip.Addr) netip.Addr {
-	if b.Less(a) {
-		return b
-	}
-	return a
+	return slices.MinFunc([]netip.Addr{a, b}, netip.Addr.Compare)
 }
 
 func higher(a, b netip.Addr) netip.Addr {
-	if a.Less(b) {
-		return b
-	}
-	return a
+	return slices.MaxFunc([]netip.Addr{a, b}, netip.Addr.Compare)
 }
 
 // With returns s and a. An a that no range can begin with (the zero Addr, IPv4-mapped, with a zone) adds nothing.
 func (s Set) With(a netip.Addr) Set {
-	if !isPlain(a) || s.Contains(a) {
+	if !isPlain(a) {
 		return s
 	}
-	before, after := s.search(a), s.search(a)
-	r := Range{a, a}
-	if before > 0 && s.ranges[before-1].to.Next() == a {
-		before--
-		r.from = s.ranges[before].from
-	}
-	if after < len(s.ranges) && s.ranges[after].from == a.Next() {
-		r.to = s.ranges[after].to
-		after++
-	}
-	return Set{slices.Concat(s.ranges[:before], []Range{r}, s.ranges[after:])}
+	return s.Union(Set{[]Range{{a, a}}})
 }
 
 // Without returns s less a.
@@ -212,9 +190,7 @@ func (s Set) Without(a netip.Addr) Set {
 	if !s.Contains(a) {
 		return s
 	}
-	i := s.search(a)
-	left, _ := appendCut(nil, s.ranges[i], []Range{{a, a}})
-	return Set{slices.Concat(s.ranges[:i], left, s.ranges[i+1:])}
+	return s.Minus(Set{[]Range{{a, a}}})
 }
 
 // search returns the index of the first range that ends at or after a, the number of ranges if there is none.
@@ -277,16 +253,6 @@ func (s Set) Nth(n Count) (netip.Addr, bool) {
 		n = n.Sub(last).Sub(CountOf(1))
 	}
 	return netip.Addr{}, false
-}
-
-// Index returns how many members are smaller than a, or 2^128-1 if that is less. It is not ok if a is no member.
-func (s Set) Index(a netip.Addr) (Count, bool) {
-	i := s.search(a)
-	if i == len(s.ranges) || !s.ranges[i].Contains(a) {
-		return Count{}, false
-	}
-	before := Set{s.ranges[:i]}.Count()
-	return before.Add(number(a).Sub(number(s.ranges[i].from))), true
 }
 
 // Random returns a member, each with the same chance. It is not ok if s is empty. Of a set whose Count stops at 2^128-1

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -78,10 +79,7 @@ func New(cfg *rest.Config) (*Clients, error) {
 // Scheme knows the Kubernetes core types and Spiderpool's own.
 func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v2beta1.AddToScheme, metav1.AddMetaToScheme} {
-		if err := add(s); err != nil {
-			panic(err) // two types of one name: a mistake in this program
-		}
-	}
+	add := runtime.NewSchemeBuilder(corev1.AddToScheme, v2beta1.AddToScheme, metav1.AddMetaToScheme)
+	utilruntime.Must(add.AddToScheme(s)) // fails for two types of one name: a mistake in this program
 	return s
 }

@@ -26,7 +26,9 @@ func Mapper(cfg *rest.Config, httpClient *http.Client) (meta.RESTMapper, error) 
 	return mapper{dynamic, known()}, nil
 }
 
-// mapper asks the API server only for kinds that are not known.
+// mapper asks the API server only for kinds that are not known. It is not
+// meta.FirstHitRESTMapper, whose error says that there is no such kind as soon
+// as one of its mappers does: it would say so while the API server is away.
 type mapper struct {
 	meta.RESTMapper
 	known meta.RESTMapper

@@ -33,14 +33,12 @@ func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (b *bounded) enter(ctx context.Context) error {
-	late := time.NewTimer(SlotTimeout)
-	defer late.Stop()
 	select {
 	case b.slots <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrNotSent, context.Cause(ctx))
-	case <-late.C:
+	case <-time.After(SlotTimeout):
 		return fmt.Errorf("%w: %d others are under way and none ended for %s", ErrNotSent, cap(b.slots), SlotTimeout)
 	}
 }

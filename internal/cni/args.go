@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -41,41 +42,33 @@ func parseArgs(s string) (wire.Pod, request, error) {
 		bad.add(wire.CodeEnvironment, "CNI_ARGS: %v", err)
 	}
 	pod := wire.Pod{Namespace: string(args.K8S_POD_NAMESPACE), Name: string(args.K8S_POD_NAME), UID: string(args.K8S_POD_UID)}
-	asked := request{source: "CNI_ARGS IP"}
+	var ips []string
 	if args.IP != "" {
-		var err error
-		if asked.ips, err = parseIPs(strings.Split(string(args.IP), ",")); err != nil {
-			bad.add(wire.CodeEnvironment, "%s: %v", asked.source, err)
-		}
+		ips = strings.Split(string(args.IP), ",")
 	}
+	asked := newRequest("CNI_ARGS IP", ips, wire.CodeEnvironment, &bad)
 	return pod, asked, bad.err()
 }
 
 // readIPs reads the addresses that the configuration asks for under a key.
 func readIPs(key string, value json.RawMessage, bad *faults) request {
-	asked := request{source: key}
-	if len(value) == 0 {
-		return asked
+	var ips []string
+	if len(value) > 0 && json.Unmarshal(value, &ips) != nil {
+		bad.add(wire.CodeConfig, "%s: found %s, want %s", key, found(value), wantStrings)
+		return request{}
 	}
-	var list []string
-	if json.Unmarshal(value, &list) != nil {
-		bad.add(wire.CodeConfig, "%s: found %s, want %s", key, found(value), want(&list))
-		return asked
-	}
-	var err error
-	if asked.ips, err = parseIPs(list); err != nil {
-		bad.add(wire.CodeConfig, "%s: %v", key, err)
-	}
-	return asked
+	return newRequest(key, ips, wire.CodeConfig, bad)
 }
 
 // maxIPs is how many addresses one source may ask for: one of each family counts.
 const maxIPs = 16
 
-// parseIPs reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
-func parseIPs(list []string) ([]netip.Addr, error) {
+// newRequest reads addresses with or without a prefix length (CNI conventions, "ips"). The length is dropped: pools know it.
+// What is wrong with a list, which asks for nothing then, is added to bad with a code.
+func newRequest(source string, list []string, code uint, bad *faults) request {
 	if len(list) > maxIPs {
-		return nil, fmt.Errorf("found %d addresses, want at most %d", len(list), maxIPs)
+		bad.add(code, "%s: found %d addresses, want at most %d", source, len(list), maxIPs)
+		return request{}
 	}
 	var ips []netip.Addr
 	for _, s := range list {
@@ -85,12 +78,13 @@ func parseIPs(list []string) ([]netip.Addr, error) {
 			ip, err = prefix.Addr(), nil
 		}
 		if err != nil || ip.Zone() != "" {
-			return nil, fmt.Errorf("found %.60q, want an address such as 10.6.1.7 or fd00::7", s)
+			bad.add(code, "%s: found %.60q, want an address such as 10.6.1.7 or fd00::7", source, s)
+			return request{}
 		}
 		ips = append(ips, ip.Unmap())
 	}
 	slices.SortFunc(ips, netip.Addr.Compare)
-	return slices.Compact(ips), nil
+	return request{source, slices.Compact(ips)}
 }
 
 // agree returns the addresses that all sources ask for. Sources that contradict each other are an error: there is no
@@ -103,8 +97,8 @@ func agree(asked []request) ([]netip.Addr, error) {
 		case len(first.ips) == 0:
 			first = r
 		case !slices.Equal(first.ips, r.ips):
-			return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("%s asks for %v and %s for %v: "+
-				"remove one of them, or make them equal", first.source, first.ips, r.source, r.ips)}
+			return nil, wire.Errorf(wire.CodeConfig, "%s asks for %v and %s for %v: remove one of them, or make them equal",
+				first.source, first.ips, r.source, r.ips)
 		}
 	}
 	return first.ips, nil
@@ -116,18 +110,18 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 	var conf types.PluginConf
 	err := json.Unmarshal(stdin, &conf)
 	if err == nil && conf.RawPrevResult == nil {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: "CHECK without prevResult in the network configuration: " +
-			"the runtime must pass the result of the ADD"}
+		return nil, wire.Errorf(wire.CodeConfig, "CHECK without prevResult in the network configuration: "+
+			"the runtime must pass the result of the ADD")
 	}
+	var result *types100.Result
 	if err == nil {
 		err = version.ParsePrevResult(&conf)
 	}
-	if err != nil {
-		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("prevResult: %v", err)}
+	if err == nil {
+		result, err = types100.NewResultFromResult(conf.PrevResult)
 	}
-	result, err := types100.NewResultFromResult(conf.PrevResult)
 	if err != nil {
-		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("prevResult: %v", err)}
+		return nil, wire.Errorf(wire.CodeDecode, "prevResult: %v", err)
 	}
 	var ips []netip.Addr
 	for _, ip := range result.IPs {
@@ -137,8 +131,8 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 		}
 	}
 	if len(ips) == 0 {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("CHECK with a prevResult that has no address of interface %s: "+
-			"the runtime must pass the result of the ADD, and an ADD of this plugin gives addresses", ifName)}
+		return nil, wire.Errorf(wire.CodeConfig, "CHECK with a prevResult that has no address of interface %s: "+
+			"the runtime must pass the result of the ADD, and an ADD of this plugin gives addresses", ifName)
 	}
 	return ips, nil
 }
@@ -146,11 +140,8 @@ func held(stdin []byte, ifName string) ([]netip.Addr, error) {
 // ofInterface says whether an address of a result is one of the interface. An address without an index is: an IPAM
 // plugin's own result has none.
 func ofInterface(result *types100.Result, ip *types100.IPConfig, ifName string) bool {
-	if ip.Interface == nil {
-		return true
-	}
-	i := *ip.Interface
-	return i >= 0 && i < len(result.Interfaces) && result.Interfaces[i].Name == ifName
+	i := ip.Interface
+	return i == nil || *i >= 0 && *i < len(result.Interfaces) && result.Interfaces[*i].Name == ifName
 }
 
 // attachmentsKeys are where the network configuration of a GC lists the valid attachments: as the CNI specification 1.1.0
@@ -162,28 +153,29 @@ var attachmentsKeys = []string{"cni.dev/valid-attachments", "cni.dev/attachments
 func valid(stdin []byte) ([]wire.Attachment, error) {
 	var conf map[string]json.RawMessage
 	if err := json.Unmarshal(stdin, &conf); err != nil {
-		return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("network configuration: %v", err)}
+		return nil, wire.Errorf(wire.CodeDecode, "network configuration: %v", err)
 	}
 	for _, key := range attachmentsKeys {
 		if list, given := conf[key]; given {
 			return readAttachments(key, list)
 		}
 	}
-	return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("GC without %s in the network configuration: "+
-		"the runtime must list the attachments that are valid; nothing is released", attachmentsKeys[0])}
+	return nil, wire.Errorf(wire.CodeConfig, "GC without %s in the network configuration: "+
+		"the runtime must list the attachments that are valid; nothing is released", attachmentsKeys[0])
 }
 
 func readAttachments(key string, value json.RawMessage) ([]wire.Attachment, error) {
 	var list []types.GCAttachment
 	if json.Unmarshal(value, &list) != nil {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("%s: found %s, want an array of objects, each "+
-			"with the strings containerID and ifname", key, found(value))}
+		return nil, wire.Errorf(wire.CodeConfig, "%s: found %s, want an array of objects, each with the strings containerID and ifname",
+			key, found(value))
 	}
 	var attachments []wire.Attachment
 	for i, a := range list {
 		if failed := validateAttachment(a.ContainerID, a.IfName); failed != nil {
-			return nil, &wire.Error{Code: wire.CodeConfig, Details: failed.Details, Msg: fmt.Sprintf(
-				"%s, entry %d: containerID %q, ifname %q: %s", key, i, a.ContainerID, a.IfName, failed.Msg)}
+			failed.Code = wire.CodeConfig
+			failed.Msg = fmt.Sprintf("%s, entry %d: containerID %q, ifname %q: %s", key, i, a.ContainerID, a.IfName, failed.Msg)
+			return nil, failed
 		}
 		attachments = append(attachments, wire.Attachment{ContainerID: a.ContainerID, Interface: a.IfName})
 	}
@@ -191,9 +183,6 @@ func readAttachments(key string, value json.RawMessage) ([]wire.Attachment, erro
 }
 
 // validateAttachment says what is wrong with the names of an attachment, nil if nothing is.
-func validateAttachment(containerID, ifName string) *types.Error {
-	if failed := utils.ValidateContainerID(containerID); failed != nil {
-		return failed
-	}
-	return utils.ValidateInterfaceName(ifName)
+func validateAttachment(containerID, ifName string) *wire.Error {
+	return cmp.Or(utils.ValidateContainerID(containerID), utils.ValidateInterfaceName(ifName))
 }

@@ -10,6 +10,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,7 +68,7 @@ type call struct {
 func Main(ctx context.Context) int {
 	c := &call{began: time.Now(), conf: defaults(), log: slog.New(slog.DiscardHandler)}
 	verb := os.Getenv("CNI_COMMAND")
-	failed := guard(func() *types.Error { return c.serve(ctx, verb) })
+	failed := guard(func() error { return c.serve(ctx, verb) })
 	if failed == nil {
 		c.log.Debug(verb + " served")
 		return 0
@@ -77,7 +78,7 @@ func Main(ctx context.Context) int {
 		failed.Msg = "spiderpool IP allocation error: " + failed.Msg
 	}
 	c.log.Error(verb+" failed", "code", failed.Code, "error", failed)
-	if taken := guard(func() *types.Error { return cniError(c.takeBack(ctx)) }); taken != nil {
+	if taken := guard(func() error { return c.takeBack(ctx) }); taken != nil {
 		c.log.Error("addresses that this ADD may hold are not taken back before a DEL comes", "error", taken)
 	}
 	printError(os.Stdout, c.conf.cniVersion, failed)
@@ -86,19 +87,19 @@ func Main(ctx context.Context) int {
 
 // serve dispatches the call. DEL goes past skel, which would refuse it for a configuration that is broken or of an
 // unknown version: a container must be removable whatever became of its configuration.
-func (c *call) serve(ctx context.Context, verb string) *types.Error {
+func (c *call) serve(ctx context.Context, verb string) error {
 	if verb == "DEL" {
-		return cniError(c.del(ctx, os.Getenv, os.Stdin))
+		return c.del(ctx, os.Getenv, os.Stdin)
 	}
-	adapt := func(serve func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+	within := func(timeout time.Duration, serve func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
 		return func(in *skel.CmdArgs) error {
-			if err := serve(ctx, in); err != nil {
-				return cniError(err)
-			}
-			return nil
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			return serve(ctx, in)
 		}
 	}
-	funcs := skel.CNIFuncs{Add: adapt(c.add), Check: adapt(c.check), Status: adapt(c.status), GC: adapt(c.gc)}
+	funcs := skel.CNIFuncs{Add: within(addTimeout, c.add), Check: within(checkTimeout, c.check),
+		Status: within(statusTimeout, c.status), GC: within(gcTimeout, c.gc)}
 	if failed := skel.PluginMainFuncsWithError(funcs, version.All, about(verb)); failed != nil {
 		return failed
 	}
@@ -109,26 +110,27 @@ func (c *call) serve(ctx context.Context, verb string) *types.Error {
 }
 
 // deliver prints the result of an ADD. skel calls the verbs too early for that: it may still find a fault afterwards.
-func (c *call) deliver(stdout io.Writer) *types.Error {
+func (c *call) deliver(stdout io.Writer) error {
 	converted, err := c.result.GetAsVersion(c.conf.cniVersion)
 	if err == nil {
 		err = converted.PrintTo(stdout)
 	}
 	if err != nil {
-		return types.NewError(wire.CodeIO, "print the result: "+err.Error(), "")
+		return wire.Errorf(wire.CodeIO, "print the result: %v", err)
 	}
 	return nil
 }
 
-// guard turns a panic into an error, so that it is reported as CNI wants and never taken for success.
-func guard(serve func() *types.Error) (failed *types.Error) {
+// guard returns the error of serve as the runtime is told it, and turns a panic into one, so that it is reported as CNI
+// wants and never taken for success.
+func guard(serve func() error) (failed *types.Error) {
 	defer func() {
 		if p := recover(); p != nil {
 			fmt.Fprintf(os.Stderr, "panic: %v\n%s", p, debug.Stack())
 			failed = types.NewError(wire.CodeInternal, fmt.Sprintf("spiderpool failed: panic: %v", p), "stderr has the stack")
 		}
 	}()
-	return serve()
+	return cniError(serve())
 }
 
 // cniError returns err as the runtime is told it: its text on one line.
@@ -136,15 +138,10 @@ func cniError(err error) *types.Error {
 	if err == nil {
 		return nil
 	}
-	told := &wire.Error{Code: wire.CodeInternal, Msg: err.Error()}
-	if errors.As(err, &told) && told.Code == 0 {
-		told = &wire.Error{Code: wire.CodeInternal, Msg: told.Msg, Details: told.Details}
-	}
-	return types.NewError(told.Code, oneLine(told.Msg), told.Details)
-}
-
-func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+	told := &wire.Error{Msg: err.Error()}
+	errors.As(err, &told)
+	lines := strings.FieldsFunc(told.Msg, func(r rune) bool { return r == '\n' || r == '\r' })
+	return types.NewError(cmp.Or(told.Code, wire.CodeInternal), strings.Join(lines, " "), told.Details)
 }
 
 // printError prints the error structure of CNI, in which types.Error lacks the version.

@@ -2,8 +2,10 @@ package cni
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -24,7 +26,7 @@ type config struct {
 	master, device string
 
 	// socket is empty if the configuration names none.
-	socket               socketPath
+	socket               string
 	ipv4Pools, ipv6Pools []string
 	cleanGateway         bool
 	matchMasterSubnet    bool
@@ -41,26 +43,59 @@ func defaults() config {
 	}
 }
 
-// fields are the keys of the ipam section and where their values go.
-func (c *config) fields() map[string]any {
-	return map[string]any{
-		"type":                  new(string),
-		"ipam_unix_socket_path": &c.socket,
-		"default_ipv4_ippool":   &c.ipv4Pools,
-		"default_ipv6_ippool":   &c.ipv6Pools,
-		"clean_gateway":         &c.cleanGateway,
-		"match_master_subnet":   &c.matchMasterSubnet,
-		"log_level":             &c.log.level,
-		"log_file_path":         &c.log.file,
-		"log_file_max_size":     &c.log.sizeMB,
-		"log_file_max_age":      &c.log.ageDays,
-		"log_file_max_count":    &c.log.files,
+// field is where the value of a key goes, and the values that it takes, for people.
+type field struct {
+	into any
+	want string
+}
+
+const (
+	wantStrings = "an array of strings"
+	wantBool    = "true or false"
+	wantSocket  = `the path of a socket below /run or /var/run, without "..", of at most 107 bytes`
+	wantLogFile = `the path of a file below /var/log, without "..", of at most 255 bytes`
+	wantCount   = "a whole number from 0 to 2147483647, bare or in quotes"
+)
+
+// fields are the keys of the ipam section. Whoever may write a network configuration must not make directories anywhere, so
+// both paths are bound to theirs.
+func (c *config) fields() map[string]field {
+	return map[string]field{
+		"type":                  {new(string), "a string"},
+		"ipam_unix_socket_path": {&text[string]{&c.socket, wire.SocketPath}, wantSocket},
+		"default_ipv4_ippool":   {&c.ipv4Pools, wantStrings},
+		"default_ipv6_ippool":   {&c.ipv6Pools, wantStrings},
+		"clean_gateway":         {&c.cleanGateway, wantBool},
+		"match_master_subnet":   {&c.matchMasterSubnet, wantBool},
+		"log_level":             {&text[slog.Level]{&c.log.level, parseLevel}, "one of " + strings.Join(levels, ", ")},
+		"log_file_path":         {&text[string]{&c.log.file, parseLogPath}, wantLogFile},
+		"log_file_max_size":     {&c.log.sizeMB, wantCount},
+		"log_file_max_age":      {&c.log.ageDays, wantCount},
+		"log_file_max_count":    {&c.log.files, wantCount},
 	}
 }
 
-// parse reads a network configuration over conf. It reads as much as it can: an error, always a *wire.Error, comes with
-// everything that was as it should be and names everything that was not.
-func parse(data []byte, conf config) (config, error) {
+// text is a value that is written as a string of a certain form. An empty one keeps its default.
+type text[T any] struct {
+	into  *T
+	parse func(string) (T, error)
+}
+
+// UnmarshalText reads the value.
+func (t *text[T]) UnmarshalText(s []byte) error {
+	if len(s) == 0 {
+		return nil
+	}
+	value, err := t.parse(string(s))
+	if err == nil {
+		*t.into = value
+	}
+	return err
+}
+
+// parse reads a network configuration. It reads as much as it can: everything that was as it should be is in force, and an
+// error, always a *wire.Error, names everything that was not.
+func (c *config) parse(data []byte) error {
 	var net struct {
 		CNIVersion    string          `json:"cniVersion"`
 		Name          string          `json:"name"`
@@ -80,32 +115,29 @@ func parse(data []byte, conf config) (config, error) {
 	if err := json.Unmarshal(data, &net); err != nil {
 		bad.add(wire.CodeDecode, "network configuration: %v", err)
 	}
-	conf.network = net.Name
-	conf.master, _ = net.Master.(string)
-	conf.device, _ = net.Device.(string)
-	conf.readVersion(net.CNIVersion, &bad)
-	conf.readIPAM(net.IPAM, &bad)
-	conf.requested = []request{
+	c.network = net.Name
+	c.master, _ = net.Master.(string)
+	c.device, _ = net.Device.(string)
+	c.readVersion(net.CNIVersion, &bad)
+	c.readIPAM(net.IPAM, &bad)
+	c.requested = []request{
 		readIPs("runtimeConfig.ips", net.RuntimeConfig.IPs, &bad),
 		readIPs("args.cni.ips", net.Args.CNI.IPs, &bad),
 	}
-	return conf, bad.err()
+	return bad.err()
 }
 
 // readVersion takes a version that is supported; a configuration without one is of 0.1.0 (CNI specification 0.2.0).
 func (c *config) readVersion(v string, bad *faults) {
-	if v == "" {
-		v = "0.1.0"
-	}
-	supported := version.All.SupportedVersions()
-	if !slices.Contains(supported, v) {
+	v = cmp.Or(v, "0.1.0")
+	if supported := version.All.SupportedVersions(); slices.Contains(supported, v) {
+		c.cniVersion = v
+	} else {
 		bad.add(wire.CodeVersion, "cniVersion %q is none of %s", v, strings.Join(supported, ", "))
-		return
 	}
-	c.cniVersion = v
 }
 
-// readIPAM reads the ipam section key by key. A key that is null, or an empty text, keeps its default.
+// readIPAM reads the ipam section key by key. A key that is null keeps its default.
 func (c *config) readIPAM(section json.RawMessage, bad *faults) {
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal(section, &values); err != nil || values == nil {
@@ -120,38 +152,10 @@ func (c *config) readIPAM(section json.RawMessage, bad *faults) {
 		case !known:
 			bad.add(wire.CodeUnsupportedField, "ipam has the unknown key %.60q; the known ones are %s", key,
 				strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
-		case string(value) == `""` && textual(field):
-		case json.Unmarshal(value, field) != nil:
-			bad.add(wire.CodeConfig, "ipam.%s: found %s, want %s", key, found(value), want(field))
+		case json.Unmarshal(value, field.into) != nil:
+			bad.add(wire.CodeConfig, "ipam.%s: found %s, want %s", key, found(value), field.want)
 		}
 	}
-}
-
-func textual(field any) bool {
-	switch field.(type) {
-	case *string, *level, *socketPath, *logPath:
-		return true
-	}
-	return false
-}
-
-// want describes the values that a field takes.
-func want(field any) string {
-	switch field.(type) {
-	case *bool:
-		return "true or false"
-	case *[]string:
-		return "an array of strings"
-	case *count:
-		return "a whole number from 0 to 2147483647, bare or in quotes"
-	case *level:
-		return "one of " + strings.Join(levels, ", ")
-	case *socketPath:
-		return `the path of a socket below /run or /var/run, without "..", of at most 107 bytes`
-	case *logPath:
-		return `the path of a file below /var/log, without "..", of at most 255 bytes`
-	}
-	return "a string"
 }
 
 // found quotes a value that is not what it should be.
@@ -164,19 +168,6 @@ func found(value json.RawMessage) string {
 		return string(value[:most]) + "…"
 	}
 	return string(value)
-}
-
-// socketPath is the path of a socket as wire.SocketPath wants it. Whoever may write a network configuration must not make
-// directories elsewhere.
-type socketPath string
-
-// UnmarshalText reads a path.
-func (p *socketPath) UnmarshalText(text []byte) error {
-	path, err := wire.SocketPath(string(text))
-	if err == nil {
-		*p = socketPath(path)
-	}
-	return err
 }
 
 // count is a number that configurations write bare or in quotes.
@@ -197,7 +188,7 @@ func (n *count) UnmarshalJSON(value []byte) error {
 type faults []*wire.Error
 
 func (f *faults) add(code uint, format string, args ...any) {
-	*f = append(*f, &wire.Error{Code: code, Msg: fmt.Sprintf(format, args...)})
+	*f = append(*f, wire.Errorf(code, format, args...))
 }
 
 // maxFaults is how many faults one error tells: its text ends up in an Event, and a tenant may have written the configuration.
@@ -208,13 +199,12 @@ func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
-	all := &wire.Error{Code: f[0].Code, Msg: f[0].Msg}
-	for i, fault := range f[1:] {
-		if i+1 == maxFaults {
-			all.Msg += fmt.Sprintf("; and %d faults more", len(f)-maxFaults)
-			break
-		}
-		all.Msg += "; " + fault.Msg
+	var texts []string
+	for _, fault := range f[:min(len(f), maxFaults)] {
+		texts = append(texts, fault.Msg)
 	}
-	return all
+	if more := len(f) - maxFaults; more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d faults more", more))
+	}
+	return wire.Errorf(f[0].Code, "%s", strings.Join(texts, "; "))
 }

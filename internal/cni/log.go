@@ -1,9 +1,9 @@
 package cni
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -16,28 +16,24 @@ import (
 	"time"
 )
 
-// logConfig says what is logged and where. Files that are rotated away are kept for ageDays and files of them at most;
+// logConfig says what is logged and where, and writes it. Files that are rotated away are kept for ageDays and files of them at most;
 // 0 is no limit.
 type logConfig struct {
-	level                  level
-	file                   logPath
+	level                  slog.Level
+	file                   string
 	sizeMB, ageDays, files count
 }
-
-// level is a level of log/slog. Its zero is info.
-type level slog.Level
 
 // levels are the names of the levels. The last two are taken because configurations have them; nothing is logged then.
 var levels = []string{"debug", "info", "warn", "error", "fatal", "panic"}
 
-// UnmarshalText reads the name of a level in any case.
-func (l *level) UnmarshalText(name []byte) error {
-	i := slices.Index(levels, strings.ToLower(string(name)))
+// parseLevel reads the name of a level in any case.
+func parseLevel(name string) (slog.Level, error) {
+	i := slices.Index(levels, strings.ToLower(name))
 	if i < 0 {
-		return fmt.Errorf("unknown level %q", name)
+		return 0, fmt.Errorf("unknown level %q", name)
 	}
-	*l = level(slog.LevelDebug) + level(i)*level(slog.LevelInfo-slog.LevelDebug)
-	return nil
+	return slog.LevelDebug + slog.Level(i)*(slog.LevelInfo-slog.LevelDebug), nil
 }
 
 // logRoot is where log files lie. The plugin runs as root, and whoever may write a network configuration chooses the file.
@@ -46,24 +42,21 @@ const logRoot = "/var/log"
 // ownLogs is the directory below logRoot that is the product's: every file in it is the plugin's.
 const ownLogs = "spidernet"
 
-// logPath is the path of a log file, of at most maxLogPath bytes: each of its directories is made.
-type logPath string
-
+// maxLogPath bounds the path of a log file: each of its directories is made.
 const maxLogPath = 255
 
-// UnmarshalText reads a path. That no symbolic link leads out of logRoot is looked after when a line is written.
-func (p *logPath) UnmarshalText(text []byte) error {
-	clean := filepath.Clean(string(text))
-	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(string(text), "/"), "..") || len(clean) > maxLogPath {
-		return fmt.Errorf("%.60q is not the path of a log file", text)
+// parseLogPath reads a path. That no symbolic link leads out of logRoot is looked after when a line is written.
+func parseLogPath(path string) (string, error) {
+	clean := filepath.Clean(path)
+	if !strings.HasPrefix(clean, logRoot+"/") || slices.Contains(strings.Split(path, "/"), "..") || len(clean) > maxLogPath {
+		return "", fmt.Errorf("%.60q is not the path of a log file", path)
 	}
-	*p = logPath(clean)
-	return nil
+	return clean, nil
 }
 
 // logger returns the logger, which touches no file before a line is written.
 func (c logConfig) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(&logFile{c}, &slog.HandlerOptions{Level: slog.Level(c.level)}))
+	return slog.New(slog.NewTextHandler(c, &slog.HandlerOptions{Level: c.level}))
 }
 
 // logMark is the first line of a log file and says that the plugin made it: other files are not written to, renamed or
@@ -72,27 +65,22 @@ const logMark = `log="CNI plugin spiderpool"` + "\n"
 
 var errForeign = errors.New("not a log file of this plugin")
 
-// logFile is a file that many processes write at the same time, a line each.
-type logFile struct{ logConfig }
-
-var _ io.Writer = (*logFile)(nil)
-
-// Write appends a line, behind a rotation if the file would become too large.
-func (f *logFile) Write(line []byte) (int, error) {
-	rel, name := filepath.Split(strings.TrimPrefix(string(f.file), logRoot+"/"))
+// Write appends a line to the file, which many processes write at the same time, behind a rotation if it would become too
+// large.
+func (c logConfig) Write(line []byte) (int, error) {
+	rel, name := filepath.Split(strings.TrimPrefix(c.file, logRoot+"/"))
 	dir, err := openLogDir(filepath.Clean(rel))
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = dir.Close() }()
-	own := strings.HasPrefix(rel, ownLogs+"/")
-	file, err := openLog(dir, name, own)
+	file, err := c.openOrMake(dir, name)
 	if err != nil {
 		return 0, err
 	}
-	if f.full(file, len(line)) && f.rotate(dir, name, file, own) == nil {
+	if c.full(file, len(line)) && c.rotate(dir, name, file) == nil {
 		_ = file.Close()
-		if file, err = openLog(dir, name, own); err != nil {
+		if file, err = c.openOrMake(dir, name); err != nil {
 			return 0, err
 		}
 	}
@@ -121,19 +109,20 @@ func openLogDir(rel string) (*os.Root, error) {
 	return os.OpenRoot("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
-// openLog opens the log file for reading and appending and makes it if it is missing.
-func openLog(dir *os.Root, name string, own bool) (*os.File, error) {
-	file, err := openOwnLog(dir, name, own)
+// openOrMake opens the log file and makes it if it is missing.
+func (c logConfig) openOrMake(dir *os.Root, name string) (*os.File, error) {
+	file, err := c.open(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = makeLog(dir, name); err == nil || errors.Is(err, fs.ErrExist) {
-			file, err = openOwnLog(dir, name, own)
+			file, err = c.open(dir, name)
 		}
 	}
 	return file, err
 }
 
-// openOwnLog opens a regular file that the plugin made. It does not wait, as it would for the writer of a FIFO.
-func openOwnLog(dir *os.Root, name string, own bool) (*os.File, error) {
+// open opens a regular file that the plugin made, for reading and appending. It does not wait, as it would for the writer
+// of a FIFO.
+func (c logConfig) open(dir *os.Root, name string) (*os.File, error) {
 	seen, err := dir.Lstat(name)
 	if err != nil {
 		return nil, err
@@ -147,7 +136,8 @@ func openOwnLog(dir *os.Root, name string, own bool) (*os.File, error) {
 	}
 	mark := make([]byte, len(logMark))
 	_, _ = file.ReadAt(mark, 0)
-	if opened, err := file.Stat(); err != nil || !os.SameFile(seen, opened) || !own && string(mark) != logMark {
+	own := string(mark) == logMark || strings.HasPrefix(c.file, logRoot+"/"+ownLogs+"/")
+	if opened, err := file.Stat(); err != nil || !os.SameFile(seen, opened) || !own {
 		_ = file.Close()
 		return nil, errForeign
 	}
@@ -171,25 +161,20 @@ func makeLog(dir *os.Root, name string) error {
 }
 
 // full says whether a file has no room for n bytes more. A limit of 0 is that of a configuration which says nothing.
-func (f *logFile) full(file *os.File, n int) bool {
-	limit := int64(f.sizeMB)
-	if limit == 0 {
-		limit = int64(defaults().log.sizeMB)
-	}
+func (c logConfig) full(file *os.File, n int) bool {
+	limit := int64(cmp.Or(c.sizeMB, defaults().log.sizeMB)) << 20
 	info, err := file.Stat()
-	return err == nil && info.Size()+int64(n) > limit<<20
+	return err == nil && info.Size()+int64(n) > limit
 }
 
 // rotatedAt is the time in the name of a rotated file, in UTC: spiderpool-2026-01-31T23-59-59.000.log.
 const rotatedAt = "2006-01-02T15-04-05.000"
 
-var errRotating = errors.New("another process rotates the file")
-
 // rotate renames the file and removes rotated ones that are too many or too old. One process does it at a time; the lines
 // of the others go to the end of the old file meanwhile.
-func (f *logFile) rotate(dir *os.Root, name string, file *os.File, own bool) error {
-	if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil { // freed when the file is closed
-		return errRotating
+func (c logConfig) rotate(dir *os.Root, name string, file *os.File) error {
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { // freed when the file is closed
+		return err
 	}
 	seen, err := dir.Lstat(name)
 	opened, openedErr := file.Stat()
@@ -202,30 +187,30 @@ func (f *logFile) rotate(dir *os.Root, name string, file *os.File, own bool) err
 	if err := dir.Rename(name, stem+now.Format(rotatedAt)+ext); err != nil {
 		return err
 	}
-	f.prune(dir, stem, ext, now, own)
+	c.prune(dir, stem, ext, now)
 	return nil
 }
 
 // prune removes the rotated files that are too many or too old.
-func (f *logFile) prune(dir *os.Root, stem, ext string, now time.Time, own bool) {
+func (c logConfig) prune(dir *os.Root, stem, ext string, now time.Time) {
 	entries, _ := fs.ReadDir(dir.FS(), ".")
 	kept := count(0)
 	for _, entry := range slices.Backward(entries) { // sorted by name, hence by time
-		at, isRotated := strings.CutPrefix(entry.Name(), stem)
-		at, isSuffixed := strings.CutSuffix(at, ext)
+		name := entry.Name()
+		at := strings.TrimSuffix(strings.TrimPrefix(name, stem), ext)
 		made, err := time.Parse(rotatedAt, at)
-		if !isRotated || !isSuffixed || err != nil {
+		if err != nil || name != stem+at+ext {
 			continue
 		}
-		file, err := openOwnLog(dir, entry.Name(), own)
+		file, err := c.open(dir, name)
 		if err != nil {
 			continue
 		}
 		_ = file.Close()
 		kept++
-		tooOld := f.ageDays > 0 && now.Sub(made) > time.Duration(f.ageDays)*24*time.Hour
-		if tooMany := f.files > 0 && kept > f.files; tooMany || tooOld {
-			_ = dir.Remove(entry.Name())
+		tooOld := c.ageDays > 0 && now.Sub(made) > time.Duration(c.ageDays)*24*time.Hour
+		if tooMany := c.files > 0 && kept > c.files; tooMany || tooOld {
+			_ = dir.Remove(name)
 		}
 	}
 }

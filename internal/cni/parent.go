@@ -1,13 +1,12 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-
-	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
 // pciDevices is where the kernel lists the devices of the PCI bus.
@@ -27,8 +26,7 @@ func (c *config) parentAddresses() ([]netip.Addr, error) {
 		prefixes, err = link.Addrs()
 	}
 	if err != nil {
-		return nil, &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("ipam.match_master_subnet: the addresses of the parent interface %s "+
-			"cannot be read: %v", name, err)}
+		return nil, fmt.Errorf("the addresses of the parent interface %s cannot be read: %w", name, err)
 	}
 	var out []netip.Addr
 	for _, p := range prefixes {
@@ -41,17 +39,15 @@ func (c *config) parentAddresses() ([]netip.Addr, error) {
 }
 
 func (c *config) parentName() (string, error) {
+	if c.device == "" && c.master == "" {
+		return "", errors.New(`the network configuration names no parent interface: it has neither "master" nor "deviceID"`)
+	}
 	if c.device == "" {
-		if c.master == "" {
-			return "", &wire.Error{Code: wire.CodeConfig, Msg: `ipam.match_master_subnet: the network configuration names no parent interface: ` +
-				`it has neither "master" nor "deviceID"`}
-		}
 		return c.master, nil
 	}
 	links, err := os.ReadDir(filepath.Join(pciDevices, filepath.Base(c.device), "physfn", "net"))
 	if err != nil || len(links) == 0 {
-		return "", &wire.Error{Code: wire.CodeConfig, Msg: fmt.Sprintf("ipam.match_master_subnet: device %q has no physical function with "+
-			"a network interface: %v", c.device, err)}
+		return "", fmt.Errorf("device %q has no physical function with a network interface: %w", c.device, err)
 	}
 	return links[0].Name(), nil
 }

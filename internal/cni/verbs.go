@@ -21,17 +21,20 @@ import (
 
 // add asks for addresses and keeps the result for deliver.
 func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, addTimeout)
-	defer cancel()
 	req, err := c.prepare(wire.VerbAdd, in)
 	if err != nil {
 		return err
 	}
 	if req.Pod.Namespace == "" || req.Pod.Name == "" {
-		return &wire.Error{Code: wire.CodeEnvironment, Msg: "CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME " +
-			"must be set, as the container runtimes of Kubernetes do; spiderpool serves pods only"}
+		return wire.Errorf(wire.CodeEnvironment, "CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME must be set, "+
+			"as the container runtimes of Kubernetes do; spiderpool serves pods only")
 	}
-	c.pending = noteOf(req)
+	if req.MatchMasterSubnet {
+		if req.Parent, err = c.conf.parentAddresses(); err != nil {
+			return wire.Errorf(wire.CodeConfig, "ipam.match_master_subnet: %v", err)
+		}
+	}
+	c.pending = &wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	reply, err := c.ask(ctx, req, nothingHappened)
 	if err != nil {
 		if !errors.Is(err, wire.ErrUnknownOutcome) {
@@ -45,8 +48,6 @@ func (c *call) add(ctx context.Context, in *skel.CmdArgs) error {
 
 // check asks whether the attachment still holds the addresses of its previous result.
 func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
 	req, err := c.prepare(wire.VerbCheck, in)
 	if err != nil {
 		return err
@@ -61,8 +62,6 @@ func (c *call) check(ctx context.Context, in *skel.CmdArgs) error {
 // status says whether an ADD would be served. Whatever is wrong may be an agent that is being replaced, and is asked
 // again for a while, because the kubelet takes a failure for a node without a network.
 func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
 	if err := c.configure(in); err != nil {
 		return err
 	}
@@ -75,14 +74,12 @@ func (c *call) status(ctx context.Context, in *skel.CmdArgs) error {
 	if failed.Code != wire.CodeLimitedConnectivity {
 		failed.Code = wire.CodeNotReady
 	}
-	return &wire.Error{Code: failed.Code, Msg: failed.Msg, Details: failed.Details}
+	return failed
 }
 
 // gc tells the agent which attachments of the network are valid, so that it may release all others. Runtimes carry on
 // after a GC that failed, so nothing is kept for later; the agent finds by itself what is gone.
 func (c *call) gc(ctx context.Context, in *skel.CmdArgs) error {
-	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
-	defer cancel()
 	if err := c.configure(in); err != nil {
 		return err
 	}
@@ -120,20 +117,21 @@ func delArgs(env func(string) string) (*skel.CmdArgs, error) {
 	if failed == nil {
 		return in, nil
 	}
-	return nil, &wire.Error{Code: wire.CodeEnvironment, Msg: fmt.Sprintf("DEL of CNI_CONTAINERID=%q, CNI_IFNAME=%q: %s",
-		in.ContainerID, in.IfName, failed.Msg), Details: failed.Details}
+	failed.Code = wire.CodeEnvironment
+	failed.Msg = fmt.Sprintf("DEL of CNI_CONTAINERID=%q, CNI_IFNAME=%q: %s", in.ContainerID, in.IfName, failed.Msg)
+	return nil, failed
 }
 
 // release sends a DEL to the agent, and leaves a note if the agent did not say that it took it.
 func (c *call) release(ctx context.Context, timeout time.Duration, note *wire.Note) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	_, err := wire.Call(ctx, string(c.conf.socket), &wire.Request{Verb: wire.VerbDel, Network: note.Network,
+	_, err := wire.Call(ctx, c.conf.socket, &wire.Request{Verb: wire.VerbDel, Network: note.Network,
 		ContainerID: note.ContainerID, Interface: note.Interface, Netns: note.Netns, Pod: note.Pod})
 	if err == nil {
 		return nil
 	}
-	dir := wire.NotesDir(string(c.conf.socket))
+	dir := wire.NotesDir(c.conf.socket)
 	c.log.Warn("the agent did not take the DEL: leave it a note", "dir", dir, "because", c.socketFrom, "error", err)
 	if noteErr := wire.WriteNote(dir, *note); noteErr != nil {
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent did not take the DEL, and no note of it can "+
@@ -163,23 +161,16 @@ func (c *call) prepare(verb wire.Verb, in *skel.CmdArgs) (*wire.Request, error) 
 	if err != nil {
 		return nil, err
 	}
-	var parent []netip.Addr
-	if c.conf.matchMasterSubnet && verb == wire.VerbAdd {
-		if parent, err = c.conf.parentAddresses(); err != nil {
-			return nil, err
-		}
-	}
 	return &wire.Request{
 		Verb: verb, Network: c.conf.network, ContainerID: in.ContainerID, Interface: in.IfName, Netns: in.Netns, Pod: pod,
 		IPv4Pools: c.conf.ipv4Pools, IPv6Pools: c.conf.ipv6Pools,
-		CleanGateway: c.conf.cleanGateway, MatchMasterSubnet: c.conf.matchMasterSubnet, Parent: parent, RequestedIPs: requested,
+		CleanGateway: c.conf.cleanGateway, MatchMasterSubnet: c.conf.matchMasterSubnet, RequestedIPs: requested,
 	}, nil
 }
 
 // configure reads stdin. What could be read is in force even if the rest is an error.
 func (c *call) configure(in *skel.CmdArgs) error {
-	var err error
-	c.conf, err = parse(in.StdinData, c.conf)
+	err := c.conf.parse(in.StdinData)
 	c.findSocket()
 	c.log = c.conf.log.logger().With("network", c.conf.network, "container", in.ContainerID, "interface", in.IfName, "args", in.Args)
 	return err
@@ -197,7 +188,7 @@ func (c *call) findSocket() {
 	if err == nil {
 		in, found, err = wire.ReadInstallation(dir)
 	}
-	c.conf.socket = socketPath(in.Socket)
+	c.conf.socket = in.Socket
 	switch file := filepath.Join(dir, wire.InstallationFile); {
 	case found:
 		c.socketFrom = "the socket that " + file + " names"
@@ -215,7 +206,7 @@ func (c *call) ask(ctx context.Context, req *wire.Request, passing func(error) b
 	giveUp := time.After(agentWait)
 	for {
 		req.Age = time.Since(c.began)
-		reply, err := wire.Call(ctx, string(c.conf.socket), req)
+		reply, err := wire.Call(ctx, c.conf.socket, req)
 		if err == nil || !passing(err) {
 			return reply, err
 		}
@@ -243,11 +234,7 @@ func (c *call) explain(err error) error {
 		return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("spiderpool-agent broke off its answer on %s: "+
 			"the log of the agent of this node may say why", c.conf.socket), Details: err.Error()}
 	}
-	return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("unhealthy spiderpool-agent backend: %v (%s)", err, c.socketFrom)}
-}
-
-func noteOf(req *wire.Request) *wire.Note {
-	return &wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
+	return wire.Errorf(wire.CodeIO, "unhealthy spiderpool-agent backend: %v (%s)", err, c.socketFrom)
 }
 
 // resultOf returns the abbreviated result of an IPAM plugin: addresses and routes without interfaces.

@@ -172,7 +172,8 @@ func TestErrorsOfConfigurationsWithoutALogFile(t *testing.T) {
 		`{"name":"n","ipam":[7]}`:                 "ipam: found [7], want an object",
 		`{"name":"n","ipam":{"log_file_path":3}}`: `ipam.log_file_path: found 3, want the path of a file below /var/log, without "..", of at most 255 bytes`,
 	} {
-		_, err := parse([]byte(stdin), defaults())
+		conf := defaults()
+		err := conf.parse([]byte(stdin))
 		var failed *wire.Error
 		if !errors.As(err, &failed) || failed.Code != wire.CodeConfig || failed.Msg != want {
 			t.Errorf("%s: %v, want %s", stdin, err, want)
@@ -462,7 +463,7 @@ func TestDelOfAnUnreadableConfiguration(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newAgent(t, ok)
 			c := newCall()
-			c.conf.socket, c.conf.log.file = socketPath(w.socket), logPath(w.log)
+			c.conf.socket, c.conf.log.file = w.socket, w.log
 			env := map[string]string{"CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1"}
 			if err := c.del(context.Background(), func(key string) string { return env[key] }, stdin); err != nil {
 				t.Error(err)
@@ -587,12 +588,12 @@ func TestLogFileLeavesForeignFilesAlone(t *testing.T) {
 		"link.log", "dangling.log", "hard.log", "fifo.log", "fifo/x.log", "auth.log/x.log", "inside"} {
 		w := newAgent(t, anAddress)
 		// The plugin would rotate a file at every line.
-		c := logConfig{file: logPath(filepath.Join(root, name)), sizeMB: 1, files: 1}
-		if _, err := (&logFile{c}).Write(make([]byte, 1<<20)); err == nil {
+		c := logConfig{file: filepath.Join(root, name), sizeMB: 1, files: 1}
+		if _, err := c.Write(make([]byte, 1<<20)); err == nil {
 			t.Errorf("%s is written", name)
 		}
 		// A log that cannot be written fails no call.
-		execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_level", "debug"), ipamKey("log_file_path", string(c.file)))).succeeded(t)
+		execPlugin(t, environ("ADD"), w.netconf(ipamKey("log_level", "debug"), ipamKey("log_file_path", c.file))).succeeded(t)
 	}
 	if diff := cmp.Diff(before, listing(t, root)+listing(t, outside)); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
@@ -710,14 +711,14 @@ func TestLogFileOfAnOlderVersion(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	logConfig{file: logPath(path), sizeMB: 1}.logger().Error("out of cheese")
+	logConfig{file: path, sizeMB: 1}.logger().Error("out of cheese")
 	if content, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(content), "{}\n") || !strings.Contains(string(content), "cheese") {
 		t.Errorf("%q, %v", content, err)
 	}
 }
 
 func TestPanicIsAnError(t *testing.T) {
-	failed := guard(func() *types.Error { panic("out of cheese") })
+	failed := guard(func() error { panic("out of cheese") })
 	if failed == nil || failed.Code != wire.CodeInternal || !strings.Contains(failed.Msg, "out of cheese") {
 		t.Errorf("%v", failed)
 	}

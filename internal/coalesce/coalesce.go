@@ -34,21 +34,19 @@ type Result[T any] struct {
 	Sent time.Time
 }
 
-// entry is the reads of one key. A goroutine runs for it while there is one in
-// flight or pending.
+// entry is the reads of one key. A goroutine runs for it as long as the group
+// remembers the key.
 type entry[T any] struct {
-	running  bool
 	inFlight *read[T]
 	pending  *read[T]
-	last     Result[T] // of those that succeeded
-	forget   *time.Timer
+	last     Result[T]     // of those that succeeded
+	changed  chan struct{} // something about the pending read
 }
 
 // read is one read that is pending, in flight or done.
 type read[T any] struct {
 	due     time.Time     // when it is to be sent
 	callers int           // who wait for it
-	changed chan struct{} // due or callers, while it is pending
 	done    chan struct{} // closed when result and err are there
 	result  Result[T]
 	err     error
@@ -79,16 +77,12 @@ func (g *Group[T]) Get(ctx context.Context, key string, since, notBefore time.Ti
 		r = e.next(notBefore)
 	}
 	r.callers++
-	if !e.running {
-		e.running = true
-		go g.run(key, e)
-	}
 	g.mu.Unlock()
 	select {
 	case <-r.done:
 		return r.result, r.err
 	case <-ctx.Done():
-		g.leave(r)
+		g.leave(e, r)
 		return Result[T]{}, context.Cause(ctx)
 	}
 }
@@ -99,8 +93,9 @@ func (g *Group[T]) entry(key string) *entry[T] {
 	}
 	e, ok := g.keys[key]
 	if !ok {
-		e = &entry[T]{}
+		e = &entry[T]{changed: make(chan struct{}, 1)}
 		g.keys[key] = e
+		go g.run(key, e)
 	}
 	return e
 }
@@ -108,31 +103,31 @@ func (g *Group[T]) entry(key string) *entry[T] {
 // next returns the pending read, which is due at a time at the latest.
 func (e *entry[T]) next(due time.Time) *read[T] {
 	if e.pending == nil {
-		e.pending = &read[T]{due: due, changed: make(chan struct{}, 1), done: make(chan struct{})}
+		e.pending = &read[T]{due: due, done: make(chan struct{})}
 	} else if due.Before(e.pending.due) {
 		e.pending.due = due
-		e.pending.signal()
 	}
+	e.signal()
 	return e.pending
 }
 
-func (r *read[T]) signal() {
+func (e *entry[T]) signal() {
 	select {
-	case r.changed <- struct{}{}:
+	case e.changed <- struct{}{}:
 	default:
 	}
 }
 
 // leave takes a caller off a read. A pending one is not sent for nobody.
-func (g *Group[T]) leave(r *read[T]) {
+func (g *Group[T]) leave(e *entry[T], r *read[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.callers--; r.callers == 0 {
-		r.signal()
+		e.signal()
 	}
 }
 
-// run reads a key until nobody waits for the next.
+// run reads a key until nobody waits for it and its result is too old.
 func (g *Group[T]) run(key string, e *entry[T]) {
 	for {
 		r := g.depart(key, e)
@@ -153,48 +148,36 @@ func (g *Group[T]) run(key string, e *entry[T]) {
 	}
 }
 
-// depart waits until the pending read is due and makes it the one in flight;
-// nil if there is none, or nobody waits for it any more.
+// depart waits until the pending read is due and makes it the one in flight. If
+// there is none, or nobody waits for it any more, it waits until the last result
+// is too old, forgets the key and returns nil.
 func (g *Group[T]) depart(key string, e *entry[T]) *read[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for e.pending != nil && e.pending.callers > 0 {
-		r := e.pending
-		pause := time.Until(r.due)
-		if pause <= 0 {
+	for {
+		r, due := e.pending, e.last.Sent.Add(g.Keep)
+		if r != nil && r.callers == 0 {
+			r, e.pending = nil, nil
+		}
+		if r != nil {
+			due = r.due
+		}
+		pause := time.Until(due)
+		switch {
+		case pause > 0:
+			g.mu.Unlock()
+			select {
+			case <-time.After(pause):
+			case <-e.changed:
+			}
+			g.mu.Lock()
+		case r == nil:
+			delete(g.keys, key)
+			return nil
+		default:
 			e.inFlight, e.pending = r, nil
 			r.result.Sent = time.Now()
 			return r
 		}
-		g.mu.Unlock()
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-r.changed:
-		}
-		timer.Stop()
-		g.mu.Lock()
 	}
-	e.running, e.pending = false, nil
-	g.expire(key, e)
-	return nil
-}
-
-// expire forgets a key of which no read runs when its result is too old.
-func (g *Group[T]) expire(key string, e *entry[T]) {
-	left := g.Keep - time.Since(e.last.Sent)
-	if left <= 0 {
-		delete(g.keys, key)
-		return
-	}
-	if e.forget != nil {
-		e.forget.Stop()
-	}
-	e.forget = time.AfterFunc(left, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if !e.running && g.keys[key] == e {
-			g.expire(key, e)
-		}
-	})
 }

@@ -205,6 +205,7 @@ func TestSince(t *testing.T) {
 			t.Error("the last result is not at hand")
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n := c.remembered(); n != 0 {
 			t.Errorf("%d keys are remembered", n)
 		}
@@ -229,6 +230,11 @@ func TestError(t *testing.T) {
 		}
 		if r, err := g.Get(t.Context(), "web", start, time.Time{}); err != nil || r.Value != 7 {
 			t.Errorf("read %d, %v", r.Value, err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := g.remembered(); n != 0 {
+			t.Errorf("%d keys are remembered", n)
 		}
 	})
 }

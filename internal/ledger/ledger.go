@@ -111,19 +111,19 @@ func (l *Ledger) Get(ctx context.Context, name string) (*v2beta1.SpiderIP, error
 
 // OfNode lists the entries of a node, as of a moment after the call.
 func (l *Ledger) OfNode(ctx context.Context, node string) ([]v2beta1.SpiderIP, error) {
-	var list v2beta1.SpiderIPList
-	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.node": node}); err != nil {
-		return nil, fmt.Errorf("list the SpiderIPs of node %s: %w", node, err)
-	}
-	return list.Items, nil
+	return l.list(ctx, "the SpiderIPs of node "+node, client.MatchingFields{"spec.node": node})
 }
 
 // All lists all entries, as of a moment after the call. For people: it costs
 // what the cluster is large.
 func (l *Ledger) All(ctx context.Context) ([]v2beta1.SpiderIP, error) {
+	return l.list(ctx, "the SpiderIPs")
+}
+
+func (l *Ledger) list(ctx context.Context, what string, of ...client.ListOption) ([]v2beta1.SpiderIP, error) {
 	var list v2beta1.SpiderIPList
-	if err := l.client.List(ctx, &list); err != nil {
-		return nil, fmt.Errorf("list the SpiderIPs: %w", err)
+	if err := l.client.List(ctx, &list, of...); err != nil {
+		return nil, fmt.Errorf("list %s: %w", what, err)
 	}
 	return list.Items, nil
 }
@@ -167,11 +167,10 @@ func outcome(verb string, ip *v2beta1.SpiderIP, err error) error {
 	}
 	var status apierrors.APIStatus
 	var op *net.OpError
-	switch {
-	case errors.As(err, &status) && refusal(status.Status()):
-	case errors.Is(err, apiclient.ErrNotSent), errors.As(err, &op) && op.Op == "dial":
-	default:
-		return fmt.Errorf("%s %s: %w: %w", verb, ip.Spec.Address, ErrUnknown, err)
+	refused := errors.As(err, &status) && refusal(status.Status())
+	unsent := errors.Is(err, apiclient.ErrNotSent) || errors.As(err, &op) && op.Op == "dial"
+	if !refused && !unsent {
+		err = fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	return fmt.Errorf("%s %s: %w", verb, ip.Spec.Address, err)
 }

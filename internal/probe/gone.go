@@ -33,7 +33,7 @@ import (
 // A call takes about 0.2 ms, and longer while the kernel is busy with other links. Called by the agent, for a DEL and
 // when it looks for addresses whose containers went without one.
 func Gone(netnsPath, ifname string) bool {
-	return NamespaceGone(netnsPath) || netnsPath != "" && inSight(netnsPath) && lacks(netnsPath, ifname)
+	return NamespaceGone(netnsPath) || netnsPath != "" && inSight(netnsPath) && look(netnsPath, lacks(ifname))
 }
 
 // NamespaceGone reports whether the network namespace itself is gone, by the rules of [Gone]. It is the stronger proof: an
@@ -87,76 +87,63 @@ func inSight(path string) bool {
 	return err == nil
 }
 
-// lacks looks on a thread of its own, which ends with its goroutine: if it could not come back from the namespace, other
-// goroutines would run there.
-func lacks(netnsPath, ifname string) bool {
-	answer := make(chan bool)
-	go func() {
-		runtime.LockOSThread()
-		answer <- lacksHere(netnsPath, ifname)
-	}()
-	return <-answer
-}
-
-// lacksHere is true only if the kernel says that the namespace has no such interface. The goroutine holds its thread.
-func lacksHere(netnsPath, ifname string) bool {
-	links, ok := linksAt(netnsPath)
-	if !ok {
-		return false
+// lacks is true only if the kernel says that the namespace has no such interface.
+func lacks(ifname string) func(*netlink.Handle) bool {
+	return func(links *netlink.Handle) bool {
+		_, err := links.LinkByName(ifname)
+		var absent netlink.LinkNotFoundError
+		return errors.As(err, &absent)
 	}
-	defer links.Close()
-	_, err := links.LinkByName(ifname)
-	var absent netlink.LinkNotFoundError
-	return errors.As(err, &absent)
 }
 
 // Bears reports whether an interface in a network namespace has an address. netnsPath and ifname are CNI_NETNS and
 // CNI_IFNAME of an ADD. False may also mean that it cannot be told. Called by the agent for what it finds in the ledger when
 // it starts: a container that bears an address was told it.
 func Bears(netnsPath, ifname string, address netip.Addr) bool {
-	if Gone(netnsPath, ifname) {
-		return false
-	}
+	return !Gone(netnsPath, ifname) && look(netnsPath, func(links *netlink.Handle) bool {
+		link, err := links.LinkByName(ifname)
+		if err != nil {
+			return false
+		}
+		addresses, err := links.AddrList(link, netlink.FAMILY_ALL)
+		return err == nil && slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
+			has, ok := netip.AddrFromSlice(a.IP)
+			return ok && has.Unmap() == address
+		})
+	})
+}
+
+// look asks about the links of another namespace than this process's; false if that cannot be entered. It looks on a
+// thread of its own, which ends with its goroutine: if it could not come back from the namespace, other goroutines would
+// run there.
+func look(netnsPath string, ask func(*netlink.Handle) bool) bool {
 	answer := make(chan bool)
-	go func() { // on a thread of its own, as lacks does
+	go func() {
 		runtime.LockOSThread()
-		answer <- bearsHere(netnsPath, ifname, address)
+		answer <- lookHere(netnsPath, ask)
 	}()
 	return <-answer
 }
 
-func bearsHere(netnsPath, ifname string, address netip.Addr) bool {
-	links, ok := linksAt(netnsPath)
-	if !ok {
-		return false
-	}
-	defer links.Close()
-	link, err := links.LinkByName(ifname)
-	if err != nil {
-		return false
-	}
-	addresses, err := links.AddrList(link, netlink.FAMILY_ALL)
-	return err == nil && slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
-		has, ok := netip.AddrFromSlice(a.IP)
-		return ok && has.Unmap() == address
-	})
-}
-
-// linksAt opens the links of another namespace than this process's. The goroutine holds its thread.
-func linksAt(netnsPath string) (*netlink.Handle, bool) {
+// lookHere is look for a goroutine that holds its thread.
+func lookHere(netnsPath string, ask func(*netlink.Handle) bool) bool {
 	there, err := netns.GetFromPath(netnsPath)
 	if err != nil {
-		return nil, false
+		return false
 	}
 	defer func() { _ = there.Close() }()
 	here, err := netns.Get()
 	if err != nil {
-		return nil, false
+		return false
 	}
 	defer func() { _ = here.Close() }()
 	if there.Equal(here) {
-		return nil, false
+		return false
 	}
 	links, err := netlink.NewHandleAt(there, unix.NETLINK_ROUTE)
-	return links, err == nil
+	if err != nil {
+		return false
+	}
+	defer links.Close()
+	return ask(links)
 }

@@ -261,7 +261,7 @@ func TestGoneWithoutTheRightToEnter(t *testing.T) {
 			if err := dropSysAdmin(); err != nil {
 				t.Error(err)
 			}
-			answer <- lacksHere(file, "net1")
+			answer <- lookHere(file, lacks("net1"))
 		}()
 		return <-answer
 	}

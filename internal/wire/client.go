@@ -32,8 +32,12 @@ func Call(ctx context.Context, socket string, req *Request) (*Reply, error) {
 	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", socket)
+	// What connect(2) says if nobody is there; EAGAIN is how a unix socket reports a full queue.
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EAGAIN) {
+		return nil, fmt.Errorf("%w: %w", ErrNoAgent, err)
+	}
 	if err != nil {
-		return nil, dialError(err)
+		return nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
@@ -53,16 +57,6 @@ func Call(ctx context.Context, socket string, req *Request) (*Reply, error) {
 		return nil, outcomeUnknown(ctx, fmt.Errorf("reply of protocol %d, wanted %d", reply.Protocol, Protocol))
 	}
 	return &reply, nil
-}
-
-// dialError sorts what connect(2) says. EAGAIN is how a unix socket reports a full queue.
-func dialError(err error) error {
-	for _, nobody := range []error{syscall.ENOENT, syscall.ECONNREFUSED, syscall.EAGAIN} {
-		if errors.Is(err, nobody) {
-			return fmt.Errorf("%w: %w", ErrNoAgent, err)
-		}
-	}
-	return err
 }
 
 func outcomeUnknown(ctx context.Context, err error) error {

@@ -33,17 +33,9 @@ func decode(r io.Reader, message any) error {
 	case err != nil:
 		return err
 	}
-	if err := json.Unmarshal(line, message); err != nil {
-		return &malformedError{err}
-	}
-	return nil
+	return json.Unmarshal(line, message)
 }
 
-// malformedError marks a message that arrived but is not what it should be, as against one that did not arrive.
-type malformedError struct{ error }
-
-func (e *malformedError) Unwrap() error { return e.error }
-
 func tooLong(n int) error {
-	return &malformedError{fmt.Errorf("message of %d bytes or more, the limit is %d", n, MaxMessage)}
+	return fmt.Errorf("message of %d bytes or more, the limit is %d", n, MaxMessage)
 }

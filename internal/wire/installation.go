@@ -64,16 +64,13 @@ func WriteInstallation(dir, socket string) error {
 	}
 	old, _, _ := ReadInstallation(dir) // a file that cannot be read is replaced: it names no socket that can be known
 	former := slices.DeleteFunc(append([]string{old.Socket}, old.Former...), func(s string) bool { return s == socket })
-	content, err := json.Marshal(Installation{Socket: socket, Former: former[:min(len(former), maxFormer)]})
-	if err != nil {
-		return err
-	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	return replaceFile(root, "."+InstallationFile+"-", InstallationFile, append(content, '\n'), 0o644)
+	recorded := Installation{Socket: socket, Former: former[:min(len(former), maxFormer)]}
+	return replaceFile(root, "."+InstallationFile+"-", InstallationFile, recorded, 0o644)
 }
 
 // SocketPath returns the form in which paths of sockets are kept and compared, or says what is wrong with one. A socket

@@ -25,11 +25,10 @@ type Listener struct {
 	socket  string
 	current atomic.Pointer[bound]
 	problem atomic.Pointer[string]
-	// lock belongs to watch until watched is closed, and then to Close.
-	lock          *os.File
-	end, watched  chan struct{}
-	stopped, shut sync.Once
-	stopErr       error
+	// lock belongs to watch until stopListening has returned, and then to Close.
+	lock *os.File
+	// stopListening makes Accept fail and new clients see that nobody listens, but keeps the lock.
+	stopListening func() error
 }
 
 // bound is a socket and the file by which clients find it.
@@ -56,19 +55,26 @@ func Listen(socket string) (*Listener, error) {
 		_ = lock.Close()
 		return nil, err
 	}
-	l := &Listener{socket: socket, lock: lock, end: make(chan struct{}), watched: make(chan struct{})}
+	l := &Listener{socket: socket, lock: lock}
 	l.current.Store(first)
-	go l.watch()
+	l.problem.Store(new(string))
+	ctx, end := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { l.watch(ctx) })
+	l.stopListening = sync.OnceValue(func() error {
+		end()
+		watching.Wait()
+		at := l.current.Load()
+		if names(l.socket, at.file) {
+			_ = os.Remove(l.socket)
+		}
+		return at.Close()
+	})
 	return l, nil
 }
 
 // Problem says why clients cannot reach the listener, or returns an empty text if they can. For the agent's readiness.
-func (l *Listener) Problem() string {
-	if p := l.problem.Load(); p != nil {
-		return *p
-	}
-	return ""
-}
+func (l *Listener) Problem() string { return *l.problem.Load() }
 
 // Accept returns the next connection.
 func (l *Listener) Accept() (net.Conn, error) {
@@ -84,32 +90,17 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Close removes the socket and gives the lock up.
 func (l *Listener) Close() error {
 	err := l.stopListening()
-	l.shut.Do(func() { _ = l.lock.Close() })
+	_ = l.lock.Close() // for the second time without effect
 	return err
 }
 
-// stopListening makes Accept fail and new clients see that nobody listens, but keeps the lock.
-func (l *Listener) stopListening() error {
-	l.stopped.Do(func() {
-		close(l.end)
-		<-l.watched
-		at := l.current.Load()
-		if names(l.socket, at.file) {
-			_ = os.Remove(l.socket)
-		}
-		l.stopErr = at.Close()
-	})
-	return l.stopErr
-}
-
 // watch keeps the files in place until the listener stops.
-func (l *Listener) watch() {
-	defer close(l.watched)
+func (l *Listener) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
-		case <-l.end:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
@@ -117,10 +108,9 @@ func (l *Listener) watch() {
 		if err := l.restore(); err != nil {
 			problem = fmt.Sprintf("the CNI plugin cannot reach %s, which was removed, and it cannot be made again: %v", l.socket, err)
 		}
-		if problem != "" && problem != l.Problem() {
+		if before := l.problem.Swap(&problem); problem != "" && problem != *before {
 			slog.Error(problem)
 		}
-		l.problem.Store(&problem)
 	}
 }
 
@@ -172,17 +162,13 @@ func takeLock(socket string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the socket: %w", err)
 	}
-	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err == nil {
-		holder := fmt.Sprintf("process %d (%s)\n", os.Getpid(), filepath.Base(os.Args[0]))
+	if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
 		if err = lock.Truncate(0); err == nil {
-			_, err = lock.WriteAt([]byte(holder), 0)
+			_, err = fmt.Fprintf(lock, "process %d (%s)\n", os.Getpid(), filepath.Base(os.Args[0]))
 		}
-	}
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	} else if errors.Is(err, syscall.EWOULDBLOCK) {
 		holder, _ := os.ReadFile(lock.Name())
-		err = fmt.Errorf("another agent serves %s: %s holds the lock %s", socket,
-			strings.TrimSpace(string(holder)), lock.Name())
+		err = fmt.Errorf("another agent serves %s: %s holds the lock %s", socket, strings.TrimSpace(string(holder)), lock.Name())
 	}
 	if err != nil {
 		_ = lock.Close()
@@ -199,16 +185,15 @@ func unlinked(dir string) bool {
 
 // bind replaces a socket file that nobody serves, which the lock has proven.
 func bind(socket string) (*bound, error) {
-	switch info, err := os.Lstat(socket); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("look at the socket: %w", err)
-	case info.Mode().Type() != fs.ModeSocket:
+	info, err := os.Lstat(socket)
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("%s is no socket but %s: move it away", socket, info.Mode())
-	default:
-		if err := os.Remove(socket); err != nil {
-			return nil, fmt.Errorf("remove the stale socket: %w", err)
-		}
+	}
+	if err == nil {
+		err = os.Remove(socket)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("replace the stale socket: %w", err)
 	}
 	config := net.ListenConfig{Control: ownerOnly}
 	l, err := config.Listen(context.Background(), "unix", socket)

@@ -8,8 +8,12 @@
 package wire
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // Protocol is the version of the messages that this build speaks. A server answers a request of another version with
@@ -33,11 +37,7 @@ const (
 )
 
 func (v Verb) known() bool {
-	switch v {
-	case VerbAdd, VerbDel, VerbCheck, VerbStatus, VerbGC:
-		return true
-	}
-	return false
+	return slices.Contains([]Verb{VerbAdd, VerbDel, VerbCheck, VerbStatus, VerbGC}, v)
 }
 
 // Request is one CNI call. STATUS and GC carry neither an attachment nor a pod.
@@ -155,20 +155,11 @@ const (
 	CodeHeldElsewhere uint = 103
 )
 
-// Error is a failure as CNI reports it.
-type Error struct {
-	// Code is one of the Code constants.
-	Code uint `json:"code"`
-	// Msg is the cause and the way out on one line: kubelet puts it in the pod's Event.
-	Msg string `json:"msg"`
-	// Details may add more; runtimes print them behind Msg.
-	Details string `json:"details,omitempty"`
-}
+// Error is a failure as CNI reports it. Code is one of the Code constants. Msg is the cause and the way out on one line:
+// kubelet puts it in the pod's Event. Details may add more; runtimes print them behind Msg.
+type Error = types.Error
 
-// Error returns Msg, and Details behind it.
-func (e *Error) Error() string {
-	if e.Details == "" {
-		return e.Msg
-	}
-	return e.Msg + "; " + e.Details
+// Errorf returns an error with a code and a text as fmt.Sprintf makes it.
+func Errorf(code uint, format string, args ...any) *Error {
+	return &Error{Code: code, Msg: fmt.Sprintf(format, args...)}
 }

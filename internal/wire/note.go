@@ -34,16 +34,12 @@ func NotesDir(socket string) string { return socket + ".notes" }
 // WriteNote stores the note in dir and makes dir if it is missing. A note of the same attachment is replaced. The note
 // appears whole or not at all; it need not survive a crash of the node, which ends every container anyway.
 func WriteNote(dir string, note Note) error {
-	content, err := json.Marshal(note)
-	if err != nil {
-		return err
-	}
 	root, err := makeDir(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	return replaceFile(root, unfinished, note.file(), append(content, '\n'), 0o600)
+	return replaceFile(root, unfinished, note.file(), note, 0o600)
 }
 
 // makeDir opens dir and makes it if it is missing. Below /run no symbolic link leads out of it: others than root may
@@ -66,14 +62,14 @@ func makeDir(dir string) (*os.Root, error) {
 	return root.OpenRoot(rel)
 }
 
-// replaceFile writes a file under a temporary name, which begins with prefix, and renames it.
-func replaceFile(dir *os.Root, prefix, name string, content []byte, mode fs.FileMode) error {
+// replaceFile writes a line of JSON under a temporary name, which begins with prefix, and renames it.
+func replaceFile(dir *os.Root, prefix, name string, content any, mode fs.FileMode) error {
 	temporary := prefix + strconv.FormatUint(rand.Uint64(), 36)
 	f, err := dir.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
+	err = json.NewEncoder(f).Encode(content)
 	// The mode again, because the umask may have cut it.
 	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
 		err = dir.Rename(temporary, name)
@@ -97,7 +93,7 @@ func ReadNotes(dir string) ([]Note, error) {
 		if strings.HasPrefix(entry.Name(), unfinished) {
 			continue
 		}
-		note, err := readNote(dir, entry)
+		note, err := readNote(dir, entry.Name())
 		switch {
 		case err == nil:
 			notes = append(notes, note)
@@ -110,32 +106,30 @@ func ReadNotes(dir string) ([]Note, error) {
 
 // ReadNote returns the note of an attachment, if there is one.
 func ReadNote(dir, containerID, ifname string) (note Note, found bool, err error) {
-	content, err := os.ReadFile(filepath.Join(dir, Note{ContainerID: containerID, Interface: ifname}.file()))
+	note, err = readNote(dir, Note{ContainerID: containerID, Interface: ifname}.file())
 	if errors.Is(err, fs.ErrNotExist) {
 		return Note{}, false, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(content, &note)
 	}
 	return note, err == nil, err
 }
 
-func readNote(dir string, entry fs.DirEntry) (Note, error) {
-	if !entry.Type().IsRegular() {
-		return Note{}, fmt.Errorf("not a regular file but %s", entry.Type())
-	}
-	content, err := os.ReadFile(filepath.Join(dir, entry.Name()))
+func readNote(dir, name string) (note Note, err error) {
+	path := filepath.Join(dir, name)
+	info, err := os.Lstat(path)
 	if err != nil {
 		return Note{}, err
 	}
-	var note Note
-	if err := json.Unmarshal(content, &note); err != nil {
-		return Note{}, err
+	if !info.Mode().IsRegular() {
+		return Note{}, fmt.Errorf("not a regular file but %s", info.Mode().Type())
 	}
-	if note.file() != entry.Name() {
-		return Note{}, fmt.Errorf("its name does not belong to container %q, interface %q", note.ContainerID, note.Interface)
+	content, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(content, &note)
 	}
-	return note, nil
+	if err == nil && note.file() != name {
+		err = fmt.Errorf("its name does not belong to container %q, interface %q", note.ContainerID, note.Interface)
+	}
+	return note, err
 }
 
 // RemoveNote removes the note of the same container and interface; it is no error if there is none.

@@ -87,19 +87,19 @@ func receive(ctx context.Context, conn net.Conn) (*Request, *Error) {
 	var req Request
 	err := decode(conn, &req)
 	if !interrupt() {
-		return nil, &Error{Code: CodeTryAgain, Msg: "the agent of this node is stopping; try again when it is back"}
+		return nil, Errorf(CodeTryAgain, "the agent of this node is stopping; try again when it is back")
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	switch {
 	case err != nil:
-		return nil, &Error{Code: CodeDecode, Msg: "bad request: " + err.Error()}
+		return nil, Errorf(CodeDecode, "bad request: %v", err)
 	case req.Protocol <= 0:
-		return nil, &Error{Code: CodeDecode, Msg: "bad request: it names no protocol version"}
+		return nil, Errorf(CodeDecode, "bad request: it names no protocol version")
 	case req.Protocol != Protocol:
-		return nil, &Error{Code: CodeTryAgain, Msg: fmt.Sprintf("the plugin speaks protocol %d and the agent %d: "+
-			"bring both to one version, or wait for the roll-out to end", req.Protocol, Protocol)}
+		return nil, Errorf(CodeTryAgain, "the plugin speaks protocol %d and the agent %d: "+
+			"bring both to one version, or wait for the roll-out to end", req.Protocol, Protocol)
 	case !req.Verb.known():
-		return nil, &Error{Code: CodeDecode, Msg: fmt.Sprintf("bad request: unknown verb %q", req.Verb)}
+		return nil, Errorf(CodeDecode, "bad request: unknown verb %q", req.Verb)
 	}
 	return &req, nil
 }
@@ -115,7 +115,7 @@ func protect(ctx context.Context, req *Request, handle func(context.Context, *Re
 		}
 	}()
 	if reply = handle(ctx, req); reply == nil {
-		reply = &Reply{Error: &Error{Code: CodeInternal, Msg: fmt.Sprintf("the agent gave no answer to %s", req.Verb)}}
+		reply = &Reply{Error: Errorf(CodeInternal, "the agent gave no answer to %s", req.Verb)}
 	}
 	return reply
 }
@@ -126,7 +126,7 @@ func send(conn net.Conn, reply *Reply) {
 	answer.Protocol = Protocol
 	line, err := encode(&answer)
 	if err != nil {
-		line, _ = encode(&Reply{Protocol: Protocol, Error: &Error{Code: CodeInternal, Msg: "encode the reply: " + err.Error()}})
+		line, _ = encode(&Reply{Protocol: Protocol, Error: Errorf(CodeInternal, "encode the reply: %v", err)})
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(transfer))
 	_, _ = conn.Write(line)
