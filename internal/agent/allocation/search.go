@@ -32,7 +32,7 @@ type search struct {
 
 	// tried are the candidates that were answered "taken" to this search, latest those since the last LIST, and batch is how
 	// many are tried between two.
-	tried  map[netip.Addr]struct{}
+	tried  map[netip.Addr]bool
 	latest []netip.Addr
 	batch  int
 	// listed says that a LIST came that was sent after the ADD; likely that it left a candidate that may well be free.
@@ -43,7 +43,7 @@ type search struct {
 // candidate is in a LIST that was sent after this ADD came, or was answered "taken" to it.
 func (a *Allocator) search(ctx context.Context, r *Request, p *pool.Pool, candidates addr.Set) (*lease.Lease, *Full, error) {
 	s := &search{Allocator: a, request: r, pool: p, usage: a.usages.Of(p.Name), candidates: candidates,
-		random: newRandom(), tried: map[netip.Addr]struct{}{}, batch: tries}
+		random: newRandom(), tried: map[netip.Addr]bool{}, batch: tries}
 	for {
 		l, err := s.try(ctx)
 		if l != nil || err != nil {
@@ -102,7 +102,7 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 		}
 		s.metrics.Allocation.Conflicts.Inc()
 		s.usage.Lost(address, s.listed)
-		s.tried[address] = struct{}{}
+		s.tried[address] = true
 		s.latest = append(s.latest, address)
 	}
 	return nil, nil
@@ -122,7 +122,7 @@ func (s *search) next() (netip.Addr, bool) {
 	}
 	for _, l := range s.request.iface.Leases() {
 		a := lease.AddressOf(l.Entry)
-		if _, again := s.tried[a]; !again && !l.Held() && s.candidates.Contains(a) {
+		if !s.tried[a] && !l.Held() && s.candidates.Contains(a) {
 			return a, true
 		}
 	}
