@@ -33,7 +33,7 @@ func (a *Agent) problem(others []func() string) string {
 	if l := a.listener.Load(); l != nil && l.Problem() != "" {
 		why = append(why, l.Problem())
 	}
-	if missing := a.facts.Missing(); len(missing) > 0 {
+	if missing := a.Facts.Missing(); len(missing) > 0 {
 		why = append(why, "watches have not brought their first lists: "+strings.Join(missing, ", "))
 	}
 	for _, other := range others {

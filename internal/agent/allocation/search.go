@@ -65,7 +65,7 @@ func (a *Allocator) search(ctx context.Context, r *Request, p *pool.Pool, candid
 func newRandom() *rand.Rand { return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) }
 
 func (s *search) full() *Full {
-	reserved := s.pool.Addresses.Minus(s.facts.Gives(s.pool))
+	reserved := s.pool.Addresses.Minus(s.Facts.Gives(s.pool))
 	return &Full{Candidates: s.candidates, Usage: pool.Usage{Size: s.candidates.Count(), Reserved: reserved.Count()}}
 }
 
@@ -100,7 +100,7 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 			s.passOn(address, err)
 			return nil, away(err)
 		}
-		s.metrics.Allocation.Conflicts.Inc()
+		s.Metrics.Allocation.Conflicts.Inc()
 		s.usage.Lost(address, s.listed)
 		s.tried[address] = true
 		s.latest = append(s.latest, address)
@@ -138,23 +138,20 @@ func (s *search) passOn(a netip.Addr, err error) {
 
 // create claims one address. While the API server does not say what became of it, the same claim is sent again for as long
 // as the ADD may wait; then it stays in doubt.
-func (s *search) create(ctx context.Context, address netip.Addr) (l *lease.Lease, err error) {
-	spec := s.request.spec(s.node)
+func (s *search) create(ctx context.Context, address netip.Addr) (*lease.Lease, error) {
+	spec := s.request.spec(s.Node)
 	spec.Address, spec.Pool = address.String(), s.pool.Name
-	err = s.request.Retry(ctx, func() error {
-		l, err = s.leases.Create(ctx, s.request.iface, &v2beta1.SpiderIP{Spec: spec})
-		return err
+	return retry(ctx, s.request, func() (*lease.Lease, error) {
+		return s.Leases.Create(ctx, s.request.iface, &v2beta1.SpiderIP{Spec: spec})
 	})
-	return l, err
 }
 
 // list finds out by a LIST what is free: the first time by any that was sent after the ADD came, then by one newer than the
 // last it saw. woken says that an address was offered before it came.
 func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error) {
-	seen, again := s.request.seen[s.pool.Name]
-	since := s.request.Came
-	if again {
-		since = seen
+	since, again := s.request.seen[s.pool.Name]
+	if !again {
+		since = s.request.Came
 	}
 	var r coalesce.Result[addr.Set]
 	err = s.request.Retry(ctx, func() (err error) {
@@ -178,14 +175,11 @@ func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error
 // due is when the next LIST may be sent: by the pace of the pool, but when the ADD may wait no longer, or is hurried, as soon
 // as a hurried one may.
 func (s *search) due(hurried bool) time.Time {
-	soon, paced := s.usage.Next(true), s.usage.Next(false)
-	switch {
-	case hurried || s.request.Deadline.Before(soon):
+	soon := s.usage.Next(true)
+	if hurried || s.request.Deadline.Before(soon) {
 		return soon
-	case s.request.Deadline.Before(paced):
-		return s.request.Deadline
 	}
-	return paced
+	return earlier(s.request.Deadline, s.usage.Next(false))
 }
 
 // noteForeign notes what a LIST calls free and a create called taken. If that is all that was tried since the last LIST,
@@ -232,7 +226,7 @@ func (s *search) interruptible(ctx context.Context, since, notBefore time.Time) 
 // candidates are the addresses of a pool that an ADD may get: all that are not reserved, or the one that was asked for, if
 // the pool has it.
 func (a *Allocator) candidates(r *Request, p *pool.Pool, f pool.Family) (_ addr.Set, refusal string) {
-	all := a.facts.Gives(p)
+	all := a.Facts.Gives(p)
 	asked := r.asked(f)
 	if !asked.IsValid() {
 		return all, ""

@@ -23,7 +23,7 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 	defer a.leave(r)
 	a.tell(ctx, r, refused)
 	for {
-		deadline := refused.deadline(r, a.durations.EditArrival)
+		deadline := refused.deadline(r, a.Durations.EditArrival)
 		r.Unlock()
 		if err := a.idle(ctx, r, refused, deadline, edited); err != nil {
 			return nil, err
@@ -32,7 +32,7 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 			return nil, err
 		}
 		r.final = !time.Now().Before(deadline)
-		edited = a.facts.PoolsChanged()
+		edited = a.Facts.PoolsChanged()
 		g, again, err := a.attempt(ctx, r, f)
 		switch {
 		case again == nil:
@@ -65,9 +65,7 @@ func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, dead
 		if u.LikelyFree(full.Candidates, nil, newRandom()) {
 			return nil // it came free while this ADD was joining the line
 		}
-		if next := u.Next(false); next.Before(until) {
-			until = next
-		}
+		until = earlier(until, u.Next(false))
 	}
 	timer := time.NewTimer(max(time.Until(until), leastPause))
 	defer timer.Stop()
@@ -91,16 +89,20 @@ func (e *Refused) deadline(r *Request, editArrival time.Duration) time.Time {
 			return r.Deadline
 		}
 	}
-	if soon := r.Came.Add(editArrival); soon.Before(r.Deadline) {
-		return soon
+	return earlier(r.Deadline, r.Came.Add(editArrival))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	return r.Deadline
+	return a
 }
 
 // tell records on the pod that its ADD waits, and why.
 func (a *Allocator) tell(ctx context.Context, r *Request, refused *Refused) {
 	a.describe(ctx, r, refused)
-	a.events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting,
+	a.Events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting,
 		fmt.Sprintf("waiting for an address, up to %s: %s", time.Until(r.Deadline).Round(time.Second), refused))
 }
 

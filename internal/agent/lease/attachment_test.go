@@ -48,7 +48,7 @@ func admits(t *testing.T, table *Table, k Key, began time.Time) (ctx context.Con
 	default:
 	}
 	cancel(errors.New("given up"))
-	if a := <-done; !errors.Is(a.err, ErrBusy) || table.StateOf(k) == Absent {
+	if a := <-done; !errors.Is(a.err, ErrBusy) || table.Attachment(k).State == Absent {
 		t.Errorf("an ADD that was given up: %v", a.err)
 	}
 	return nil, nil, true, nil
@@ -212,7 +212,7 @@ func TestAttachmentStates(t *testing.T) {
 					w := &world{Table: newTestTable(nil), t: t}
 					from.steps(w)
 					time.Sleep(time.Second)
-					before := w.StateOf(c1)
+					before := w.Attachment(c1).State
 					if before != from.state {
 						t.Fatalf("it begins in state %d, want %d", before, from.state)
 					}
@@ -223,10 +223,10 @@ func TestAttachmentStates(t *testing.T) {
 					if want == refused {
 						want = before
 					}
-					if got := w.StateOf(c1); got != want {
+					if got := w.Attachment(c1).State; got != want {
 						t.Errorf("from state %d to %d, want %d", before, got, want)
 					}
-					if w.StateOf(c1) >= Deleting && w.AnswerOf(c1) != nil {
+					if w.Attachment(c1).State >= Deleting && w.Attachment(c1).Answer != nil {
 						t.Error("what a deleted container was answered is remembered")
 					}
 					w.end()
@@ -239,7 +239,7 @@ func TestAttachmentStates(t *testing.T) {
 // end ends all that is in progress, deletes the attachment, and holds the table to forgetting everything.
 func (w *world) end() {
 	w.t.Helper()
-	if deleting := w.StateOf(c1) >= Deleting; w.leave != nil {
+	if deleting := w.Attachment(c1).State >= Deleting; w.leave != nil {
 		if cause := context.Cause(w.inside); errors.Is(cause, ErrDeleted) != deleting {
 			w.t.Errorf("the container is deleted: %t, and the context of its ADD says %v", deleting, cause)
 		}
@@ -247,8 +247,8 @@ func (w *world) end() {
 	}
 	w.del()
 	w.release(true)
-	if got := w.StateOf(c1); got != Deleted || w.Adds() != 0 || w.AnswerOf(c1) != nil {
-		w.t.Errorf("at the end it is in state %d, %d ADDs are in progress, its answer is %v", got, w.Adds(), w.AnswerOf(c1))
+	if got := w.Attachment(c1).State; got != Deleted || w.Adds() != 0 || w.Attachment(c1).Answer != nil {
+		w.t.Errorf("at the end it is in state %d, %d ADDs are in progress, its answer is %v", got, w.Adds(), w.Attachment(c1).Answer)
 	}
 	time.Sleep(w.durations.Remember + 1)
 	other := Key{"other", "eth0"}
@@ -329,11 +329,11 @@ func TestUnknownAndKnownDelAtOnce(t *testing.T) {
 					t.Error("the first is known, or the second not")
 				}
 				steps[0](w)
-				if got := w.StateOf(c1); got != Deleting {
+				if got := w.Attachment(c1).State; got != Deleting {
 					t.Errorf("state %d while one of two is not done", got)
 				}
-				if steps[1](w); w.StateOf(c1) != Deleted {
-					t.Errorf("state %d at the end", w.StateOf(c1))
+				if steps[1](w); w.Attachment(c1).State != Deleted {
+					t.Errorf("state %d at the end", w.Attachment(c1).State)
 				}
 			})
 		})
@@ -396,8 +396,8 @@ func TestWaitingAdds(t *testing.T) {
 		if dels, ok := table.BeginRelease(c1); !ok || table.EndRelease(c1, dels, true) {
 			t.Error("not released")
 		}
-		if count(); served != 3+adds || most != 1 || table.StateOf(c1) != Absent || len(table.attachments) != 0 {
-			t.Errorf("%d served, %d at once, then state %d", served, most, table.StateOf(c1))
+		if count(); served != 3+adds || most != 1 || table.Attachment(c1).State != Absent || len(table.attachments) != 0 {
+			t.Errorf("%d served, %d at once, then state %d", served, most, table.Attachment(c1).State)
 		}
 	})
 }

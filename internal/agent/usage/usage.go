@@ -268,14 +268,11 @@ func (u *Pool) Judge(sent time.Time, full bool) {
 		return
 	}
 	u.judged = true
-	switch {
-	case !full:
+	if !full {
 		u.gap = 0
-	case u.gap == 0:
-		u.gap = timing.Jitter(FirstGap)
-	default:
-		u.gap = timing.Jitter(min(2*u.gap, LastGap))
+		return
 	}
+	u.gap = timing.Jitter(min(max(2*u.gap, FirstGap), LastGap))
 }
 
 // Next is when the next LIST may be sent; a hurried caller, who needs one to pass over the pool, waits FirstGap at most.
