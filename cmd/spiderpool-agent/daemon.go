@@ -67,12 +67,12 @@ func daemon(ctx context.Context, f flags) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	k := &keeper{from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath, log: log}
+	k := &keeper{problems: problems{log: log}, from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath}
 	if f.binDir != "" {
 		group.Go(func() error { k.keepInstalled(ctx); return nil })
 		group.Go(func() error { return watchMounts(ctx, mounts) })
 	}
-	p := &ports{log: log}
+	p := &ports{problems{log: log}}
 	serve := func(name, address string, handler http.Handler) {
 		group.Go(func() error { p.serve(ctx, name, address, handler); return nil })
 	}

@@ -2,27 +2,16 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 )
 
 // ports serves what people and tools ask the agent over TCP. That a port is in use keeps no pod from its address: it is
 // tried again, and told of.
-type ports struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	problem map[string]string
-}
+type ports struct{ problems }
 
 // portEvery is how often a port that could not be opened is tried again.
 const portEvery = 2 * time.Second
@@ -32,44 +21,20 @@ func (p *ports) serve(ctx context.Context, name, address string, handler http.Ha
 	server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
+	what := "the port for " + name + " is not served"
 	for ctx.Err() == nil {
 		l, err := net.Listen("tcp", address)
-		if p.note(name, err); err == nil {
+		if p.note(what, err); err == nil {
 			err = server.Serve(l)
 		}
 		if ctx.Err() == nil {
-			p.note(name, err)
+			p.note(what, err)
 		}
 		select {
 		case <-time.After(portEvery):
 		case <-ctx.Done():
 		}
 	}
-}
-
-// note keeps why a port is not served, and logs it once.
-func (p *ports) note(name string, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		delete(p.problem, name)
-		return
-	}
-	text := fmt.Sprintf("the port for %s is not served: %v", name, err)
-	if p.problem == nil {
-		p.problem = map[string]string{}
-	}
-	if p.problem[name] != text {
-		p.log.Error(text)
-	}
-	p.problem[name] = text
-}
-
-// Problem says which ports are not served, or returns an empty text. For readiness.
-func (p *ports) Problem() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(slices.Sorted(maps.Values(p.problem)), "; ")
 }
 
 func everywhere(port int) string { return ":" + strconv.Itoa(port) }

@@ -16,7 +16,7 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := other.Addr().String()
-	p := &ports{log: slog.New(slog.DiscardHandler)}
+	p := &ports{problems{log: slog.New(slog.DiscardHandler)}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
