@@ -49,6 +49,8 @@ type Interface struct {
 	Owner
 	turn   chan struct{}
 	leases []*Lease
+	// dropped says that the table has forgotten it: who waited for it must look again.
+	dropped bool
 }
 
 // Lock waits until nobody else has the interface, which is made if there is none, and gives it to the caller until unlock.
@@ -58,7 +60,7 @@ func (t *Table) Lock(ctx context.Context, o Owner) (_ *Interface, unlock func(),
 		if err := Wait(ctx, i.turn); err != nil {
 			return nil, nil, fmt.Errorf("interface %s of pod %s: %w: %w", o.Interface, o.PodUID, ErrBusy, err)
 		}
-		if t.current(i) {
+		if !i.dropped {
 			return i, func() { t.unlock(i) }, nil
 		}
 		i.turn <- struct{}{} // it was dropped while we waited: pass the token on, look again
@@ -73,7 +75,7 @@ func (t *Table) TryLock(o Owner, made bool) (_ *Interface, unlock func(), ok boo
 	}
 	select {
 	case <-i.turn:
-		if t.current(i) {
+		if !i.dropped {
 			return i, func() { t.unlock(i) }, true
 		}
 		i.turn <- struct{}{}
@@ -95,15 +97,10 @@ func (t *Table) of(o Owner, made bool) *Interface {
 	return i
 }
 
-func (t *Table) current(i *Interface) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.interfaces[i.Owner] == i
-}
-
 // unlock ends a turn; an interface without leases is forgotten, and its attachments with it.
 func (t *Table) unlock(i *Interface) {
 	if len(i.leases) == 0 {
+		i.dropped = true
 		t.mu.Lock()
 		delete(t.interfaces, i.Owner)
 		for k, a := range t.attachments {
