@@ -97,7 +97,9 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 			s.usage.Won(address)
 			return l, nil
 		case !errors.Is(err, ledger.ErrTaken):
-			s.passOn(address, err)
+			if s.request.waiter != nil && !errors.Is(err, ledger.ErrUnknown) { // one in doubt is nobody's yet
+				s.freed(s.pool.Name, address, s.request.iface.Owner)
+			}
 			return nil, away(err)
 		}
 		s.Metrics.Allocation.Conflicts.Inc()
@@ -127,13 +129,6 @@ func (s *search) next() (netip.Addr, bool) {
 		}
 	}
 	return s.usage.Pick(s.candidates, s.tried, s.random)
-}
-
-// passOn offers an address whose claim was refused to the next in line. One whose claim is in doubt is nobody's yet.
-func (s *search) passOn(a netip.Addr, err error) {
-	if s.request.waiter != nil && !errors.Is(err, ledger.ErrUnknown) {
-		s.freed(s.pool.Name, a, s.request.iface.Owner)
-	}
 }
 
 // create claims one address. While the API server does not say what became of it, the same claim is sent again for as long
