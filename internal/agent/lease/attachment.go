@@ -59,24 +59,19 @@ type Attachment struct {
 
 // attachment is what the table keeps of it. The lock of its table guards it.
 type attachment struct {
+	// State is Held also while an ADD is in progress: that it is Adding follows from ended.
 	Attachment
 	// since is when the last DEL came.
 	since time.Time
-	// add is the ADD in progress, if there is one: also of a container that is being deleted.
-	add *addInProgress
+	// cancel and ended are of the ADD in progress, nil if there is none: also of a container that is being deleted.
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
 	// gone is closed when a container that is being deleted is deleted.
 	gone chan struct{}
 	// dels counts DELs, noted those whose note is written; releasing says that one is being carried out.
 	dels, noted int
 	releasing   bool
 }
-
-type addInProgress struct {
-	cancel context.CancelCauseFunc
-	ended  chan struct{}
-}
-
-func (a *attachment) adding() bool { return a != nil && a.add != nil }
 
 // Admit lets an ADD in whose plugin was started at began. It waits for another ADD of the attachment to end, and for what a
 // DEL before it has to release. The context that it returns is cancelled by a DEL. leave must be called at the end. Errors:
@@ -103,15 +98,11 @@ func (t *Table) tryAdmit(ctx context.Context, k Key, began time.Time) (_ context
 		return nil, nil, nil, ErrDeleted
 	case a.State == Deleting:
 		return nil, nil, a.gone, nil
-	case a.add != nil:
-		return nil, nil, a.add.ended, nil
+	case a.ended != nil:
+		return nil, nil, a.ended, nil
 	}
 	inside, cancel := context.WithCancelCause(ctx)
-	mine := &addInProgress{cancel, make(chan struct{})}
-	if a.State != Held {
-		a.State = Adding
-	}
-	a.add, a.Admitted = mine, time.Now()
+	a.State, a.Admitted, a.cancel, a.ended = Held, time.Now(), cancel, make(chan struct{})
 	return inside, func() { t.leave(k, a) }, nil, nil
 }
 
@@ -119,18 +110,15 @@ func (t *Table) tryAdmit(ctx context.Context, k Key, began time.Time) (_ context
 func (t *Table) leave(k Key, a *attachment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a.add.cancel(nil)
-	close(a.add.ended)
-	a.add = nil
-	if a.State == Adding {
-		a.State = Held
-	}
+	a.cancel(nil)
+	close(a.ended)
+	a.ended = nil
 	t.forgetIfEmpty(k, a)
 }
 
 // forgetIfEmpty drops an attachment whose owner has nothing. The caller has the lock.
 func (t *Table) forgetIfEmpty(k Key, a *attachment) {
-	if _, has := t.interfaces[a.Owner]; !has && a.State == Held && a.add == nil {
+	if _, has := t.interfaces[a.Owner]; !has && a.State == Held && a.ended == nil {
 		delete(t.attachments, k)
 	}
 }
@@ -154,8 +142,8 @@ func (t *Table) delete(k Key) *attachment {
 		return a.State == Deleted && now.Sub(a.since) > t.durations.Remember
 	})
 	a := t.attachment(k)
-	if a.add != nil {
-		a.add.cancel(ErrDeleted)
+	if a.ended != nil {
+		a.cancel(ErrDeleted)
 	}
 	if a.State != Deleting {
 		a.State, a.gone = Deleting, make(chan struct{})
@@ -231,13 +219,14 @@ func (t *Table) EndRelease(k Key, dels int, done bool) (again bool) {
 // AwaitAdd waits until no ADD of the attachment is in progress.
 func (t *Table) AwaitAdd(ctx context.Context, k Key) error {
 	t.mu.Lock()
-	a := t.attachments[k]
-	if !a.adding() {
-		t.mu.Unlock()
+	var ended chan struct{}
+	if a := t.attachments[k]; a != nil {
+		ended = a.ended
+	}
+	t.mu.Unlock()
+	if ended == nil {
 		return nil
 	}
-	ended := a.add.ended
-	t.mu.Unlock()
 	return Wait(ctx, ended)
 }
 
@@ -247,7 +236,7 @@ func (t *Table) Attachment(k Key) (out Attachment) {
 	defer t.mu.Unlock()
 	if a := t.attachments[k]; a != nil {
 		out = a.Attachment
-		if a.add != nil && a.State == Held {
+		if a.ended != nil && a.State == Held {
 			out.State = Adding
 		}
 	}
@@ -258,7 +247,7 @@ func (t *Table) Attachment(k Key) (out Attachment) {
 func (t *Table) attachment(k Key) *attachment {
 	a := t.attachments[k]
 	if a == nil {
-		a = &attachment{}
+		a = &attachment{Attachment: Attachment{State: Held}}
 		t.attachments[k] = a
 	}
 	return a
@@ -268,11 +257,7 @@ func (t *Table) attachment(k Key) *attachment {
 func (t *Table) Bind(k Key, o Owner) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.attachment(k)
-	if a.State == Absent {
-		a.State = Held
-	}
-	a.Owner = o
+	t.attachment(k).Owner = o
 }
 
 // SetAnswer remembers what an ADD is answered, unless its container was deleted meanwhile; nil forgets it.
@@ -281,9 +266,6 @@ func (t *Table) SetAnswer(k Key, reply *wire.Reply) {
 	defer t.mu.Unlock()
 	if a := t.attachments[k]; a != nil && a.State < Deleting {
 		a.Answer = reply
-		if reply != nil && a.State == Adding {
-			a.State = Held
-		}
 	}
 }
 
@@ -292,7 +274,7 @@ func (t *Table) Adds() (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, a := range t.attachments {
-		if a.adding() {
+		if a.ended != nil {
 			n++
 		}
 	}
