@@ -17,8 +17,7 @@ import (
 func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 	note := wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	k := keyOf(note)
-	if known := a.leases.Delete(k); !known && a.Ready() && a.settled.Load() {
-		a.leases.NothingToRelease(k)
+	if a.leases.Delete(k, a.Ready() && a.settled.Load()) {
 		return nil
 	}
 	err := wire.WriteNote(wire.NotesDir(a.Socket), note)

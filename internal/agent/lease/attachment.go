@@ -123,16 +123,21 @@ func (t *Table) forgetIfEmpty(k Key, a *attachment) {
 	}
 }
 
-// Delete begins a DEL: an ADD in progress is cancelled, and none that began before is let in from now on. It reports
-// whether anything is known of the attachment. Noted must follow when its note is written, or NothingToRelease.
-func (t *Table) Delete(k Key) (known bool) {
+// Delete begins a DEL: an ADD in progress is cancelled, and none that began before is let in from now on. If nothing is known
+// of the attachment, and all that its node holds is, the DEL has ended: there is nothing to release. Else Noted must follow
+// when its note is written.
+func (t *Table) Delete(k Key, allKnown bool) (ended bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.attachments[k]
-	known = a != nil && a.State != Deleted
+	known := a != nil && a.State != Deleted
 	a = t.delete(k)
+	if !known && allKnown {
+		a.end()
+		return true
+	}
 	a.dels++
-	return known
+	return false
 }
 
 // delete brings an attachment into the state Deleting. The caller has the lock.
@@ -157,16 +162,6 @@ func (t *Table) Noted(k Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attachments[k].noted++
-}
-
-// NothingToRelease ends a DEL of which nothing is known, without a note.
-func (t *Table) NothingToRelease(k Key) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a := t.attachments[k]
-	if a.noted++; a.noted == a.dels && !a.releasing && a.State == Deleting {
-		a.end()
-	}
 }
 
 // end brings an attachment from Deleting to Deleted. The caller has the lock.
