@@ -186,8 +186,7 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 		l.Entry, l.contradicted, l.written = entry, false, time.Now()
 		return nil, nil
 	case errors.Is(err, ledger.ErrUnknown):
-		t.metrics.InDoubt.Inc()
-		l.inDoubtUntil = time.Now().Add(t.durations.Settle)
+		t.doubt(l)
 		return nil, err
 	case !errors.Is(err, ledger.ErrTaken):
 		return nil, err

@@ -216,23 +216,29 @@ func (t *Table) gone(l *Lease) bool {
 // that is in doubt finds out whether it was the interface's own that took it.
 func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderIP) (*Lease, error) {
 	err := t.ledger.Claim(ctx, entry)
-	l := i.Lease(entry.Name)
+	l, unknown := i.Lease(entry.Name), errors.Is(err, ledger.ErrUnknown)
 	switch {
-	case err == nil:
-	case errors.Is(err, ledger.ErrUnknown):
-		t.doubt(i, entry)
-		return nil, err
 	case errors.Is(err, ledger.ErrTaken) && l != nil:
 		return t.own(ctx, i, l, entry.Spec, err)
-	default:
+	case err != nil && !unknown:
 		return nil, err
-	}
-	if l == nil {
-		l = &Lease{}
+	case l == nil:
+		l = &Lease{Entry: entry, Told: No}
 		i.leases = append(i.leases, l)
+	}
+	if unknown { // it happened, or may still
+		t.log.Warn("the outcome of a claim is unknown", "address", entry.Spec.Address, "pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name)
+		t.doubt(l)
+		return nil, err
 	}
 	l.Entry, l.Told, l.Owned, l.Confirmed, l.staleUntil, l.written = entry, No, false, false, time.Time{}, time.Now()
 	return l, nil
+}
+
+// doubt keeps that a create of the entry was sent whose answer did not come.
+func (t *Table) doubt(l *Lease) {
+	t.metrics.InDoubt.Inc()
+	l.inDoubtUntil = time.Now().Add(t.durations.Settle)
 }
 
 // own is a lease whose address is taken, if it is the interface's own entry of the same container and pool that took it;
@@ -255,19 +261,6 @@ func (t *Table) own(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IP
 	}
 	l.Told, l.Confirmed = No, false
 	return l, nil
-}
-
-// doubt keeps a claim whose answer did not come: it happened, or may still.
-func (t *Table) doubt(i *Interface, entry *v2beta1.SpiderIP) {
-	t.log.Warn("the outcome of a claim is unknown", "address", entry.Spec.Address, "pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name)
-	t.metrics.InDoubt.Inc()
-	l := i.Lease(entry.Name)
-	if l == nil {
-		l = &Lease{Entry: entry.DeepCopy(), Told: No}
-		l.Entry.UID = ""
-		i.leases = append(i.leases, l)
-	}
-	l.inDoubtUntil = time.Now().Add(t.durations.Settle)
 }
 
 // Rewrite writes a container into an entry that the interface holds: one that asks again, or one that takes the address
