@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -131,7 +132,7 @@ func (p *Publisher) next(ctx context.Context) bool {
 		return false
 	}
 	defer p.queue.Done(uid)
-	p.giveWay(ctx)
+	_ = wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, giveWay, true, func(context.Context) (bool, error) { return !p.busy(), nil })
 	if err := p.write(ctx, uid); err != nil {
 		p.log.Info("SpiderEndpoint not written yet", "podUID", uid, "error", err)
 		p.queue.AddRateLimited(uid)
@@ -139,17 +140,6 @@ func (p *Publisher) next(ctx context.Context) bool {
 	}
 	p.queue.Forget(uid)
 	return true
-}
-
-// giveWay waits a little while the node is busy.
-func (p *Publisher) giveWay(ctx context.Context) {
-	for late := time.Now().Add(giveWay); p.busy() && time.Now().Before(late); {
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // write brings the endpoint of one pod up to date; one whose pod is gone, or
