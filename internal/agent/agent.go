@@ -156,11 +156,3 @@ func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, erro
 	}
 	return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("the agent does not know the verb %q", req.Verb)}
 }
-
-// unready says why ADDs are not served, nil if they are.
-func (a *Agent) unready() error {
-	if !a.Ready() {
-		return errStarting
-	}
-	return nil
-}

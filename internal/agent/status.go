@@ -17,9 +17,9 @@ import (
 // API server that is away, or that refuses what the agent asks, counts only when ADDs must fail of it: when it has done so for
 // as long as an ADD waits.
 func (a *Agent) status() error {
-	err := a.unready()
-	if err == nil {
-		err = a.api.trouble(time.Now(), a.Durations.Wait)
+	err := a.api.trouble(time.Now(), a.Durations.Wait)
+	if !a.Ready() {
+		err = errStarting
 	}
 	if err != nil {
 		return &wire.Error{Code: wire.CodeNotReady, Msg: err.Error()}
