@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
@@ -19,7 +18,7 @@ const ReasonWaiting = "IPAllocationWaiting"
 
 // wait stands in line until an address is won or the deadline has passed, and then looks once more.
 func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused *Refused, edited <-chan struct{}) (*Grant, error) {
-	r.waiter = a.line.join(r, refused.wants())
+	r.waiter = a.line.join(r, refused.Full)
 	defer a.leave(r)
 	a.tell(ctx, r, refused)
 	for {
@@ -42,7 +41,7 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 			return nil, again
 		}
 		refused = again
-		a.line.want(r.waiter, refused.wants())
+		a.line.want(r.waiter, refused.Full)
 	}
 }
 
@@ -104,13 +103,4 @@ func (a *Allocator) tell(ctx context.Context, r *Request, refused *Refused) {
 	a.describe(ctx, r, refused)
 	a.Events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting,
 		fmt.Sprintf("waiting for an address, up to %s: %s", time.Until(r.Deadline).Round(time.Second), refused))
-}
-
-// wants are the addresses for which it is worth waiting, by pool.
-func (e *Refused) wants() map[string]addr.Set {
-	out := map[string]addr.Set{}
-	for name, full := range e.Full {
-		out[name] = full.Candidates
-	}
-	return out
 }
