@@ -38,11 +38,8 @@ func (l *line) join(r *Request, wants map[string]*Full) *waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := &waiter{request: r, wants: wants, woken: make(chan struct{}, 1)}
-	i := slices.IndexFunc(l.waiting, func(o *waiter) bool { return o.request.Came.After(r.Came) })
-	if i < 0 {
-		i = len(l.waiting)
-	}
-	l.waiting = slices.Insert(l.waiting, i, w)
+	l.waiting = append(l.waiting, w)
+	slices.SortStableFunc(l.waiting, func(a, b *waiter) int { return a.request.Came.Compare(b.request.Came) })
 	return w
 }
 
