@@ -139,6 +139,7 @@ func (a *Agent) handle(ctx context.Context, req *wire.Request) *wire.Reply {
 }
 
 func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
+	// What these do goes by all that the node holds.
 	if slices.Contains([]wire.Verb{wire.VerbAdd, wire.VerbCheck, wire.VerbGC}, req.Verb) && !a.Ready() {
 		return nil, errStarting
 	}
