@@ -69,7 +69,7 @@ type Agent struct {
 	// began is when the agent started: all that one before it has sent was sent earlier.
 	began    time.Time
 	listener atomic.Pointer[wire.Listener]
-	// life is the context of Run; what calls leave to be done later is bound to it, not to them.
+	// life is the context of Run; DELs, which calls leave to be carried out in the background, are bound to it, not to them.
 	life       context.Context
 	background sync.WaitGroup
 }
@@ -106,15 +106,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.publish.Run(ctx) })
 	group.Go(func() error { return a.start(ctx) })
 	return group.Wait()
-}
-
-// later does something in the background, unless the agent stops before.
-func (a *Agent) later(do func(context.Context)) {
-	a.background.Go(func() {
-		if a.life.Err() == nil {
-			do(a.life)
-		}
-	})
 }
 
 // Ready reports whether ADDs are served.

@@ -30,7 +30,7 @@ func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 		return nil
 	}
 	if a.Ready() {
-		a.later(func(ctx context.Context) { a.carryOutNote(ctx, note, wire.NotesDir(a.Socket)) })
+		a.carryOutLater(note, wire.NotesDir(a.Socket))
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (a *Agent) deleteNoted() {
 		left += len(notes)
 		for _, note := range notes {
 			a.leases.DeleteAsNoted(keyOf(note), at)
-			a.later(func(ctx context.Context) { a.carryOutNote(ctx, note, dir) })
+			a.carryOutLater(note, dir)
 		}
 	}
 	a.metrics.PendingReleases.Set(float64(left))
@@ -161,19 +161,25 @@ func (a *Agent) deleteAsNoted(k lease.Key) {
 		a.Log.Warn("a note of a DEL cannot be read", "container", k.Container, "interface", k.Interface, "error", err)
 	case found:
 		a.leases.DeleteAsNoted(k, at)
-		a.later(func(ctx context.Context) { a.carryOutNote(ctx, note, dir) })
+		a.carryOutLater(note, dir)
 	}
 }
 
-// carryOutNote carries out a DEL that is noted, unless that is under way. What keeps it from being done is logged once.
-func (a *Agent) carryOutNote(ctx context.Context, note wire.Note, dir string) {
-	err := a.carryOut(ctx, note, dir)
-	switch k := note.ContainerID + "/" + note.Interface; {
-	case err == nil:
-		a.logged.Delete(k)
-	case ctx.Err() == nil && !errors.Is(err, lease.ErrBusy) && a.isNews(k, err.Error()):
-		a.Log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
-	}
+// carryOutLater carries out in the background a DEL that is noted, unless that is under way or the agent stops before. What
+// keeps it from being done is logged once.
+func (a *Agent) carryOutLater(note wire.Note, dir string) {
+	a.background.Go(func() {
+		if a.life.Err() != nil {
+			return
+		}
+		err := a.carryOut(a.life, note, dir)
+		switch k := note.ContainerID + "/" + note.Interface; {
+		case err == nil:
+			a.logged.Delete(k)
+		case a.life.Err() == nil && !errors.Is(err, lease.ErrBusy) && a.isNews(k, err.Error()):
+			a.Log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
+		}
+	})
 }
 
 // isNews reports whether a text about a note, or a directory of notes, was not the last that was logged of it.
