@@ -66,7 +66,7 @@ func daemon(ctx context.Context, f flags) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	k := &keeper{from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath, log: log}
+	k := &keeper{Problems: logging.Problems{Log: log}, from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath}
 	if f.binDir != "" {
 		group.Go(func() error { k.keepInstalled(ctx); return nil })
 		group.Go(func() error { return watchMounts(ctx, mounts) })

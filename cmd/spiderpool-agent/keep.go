@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
+	"github.com/spidernet-io/spiderpool/internal/logging"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
@@ -24,22 +23,13 @@ const keepEvery = 2 * time.Second
 
 // keeper keeps the plugin on the host as install left it. Without the plugin pods can neither start nor end.
 type keeper struct {
+	logging.Problems
 	// from is the plugin in this image, to the host's directory as it is mounted here, socket the agent's on the host.
 	from, to, socket string
-	log              *slog.Logger
 	// seen is the plugin on the host when its content was last found to be right; nil before.
 	seen fs.FileInfo
 	// recorded is the installation file, empty before the first look. It is put back as it was: it names former sockets.
 	recorded []byte
-	problem  atomic.Pointer[string]
-}
-
-// Problem says why the plugin is not on the host, or returns an empty text if it is. For readiness.
-func (k *keeper) Problem() string {
-	if p := k.problem.Load(); p != nil {
-		return *p
-	}
-	return ""
 }
 
 // keepInstalled puts back what vanished or changed in the host's directory until ctx ends.
@@ -47,14 +37,7 @@ func (k *keeper) keepInstalled(ctx context.Context) {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		problem := ""
-		if err := k.restore(); err != nil {
-			problem = fmt.Sprintf("the CNI plugin on this node is not as it should be: %v", err)
-		}
-		if problem != "" && problem != k.Problem() {
-			k.log.Error(problem)
-		}
-		k.problem.Store(&problem)
+		k.Note("the CNI plugin on this node is not as it should be", k.restore())
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -78,7 +61,7 @@ func (k *keeper) restore() error {
 		return err
 	}
 	if !has(target, want) {
-		k.log.Warn("the CNI plugin was removed or replaced on the host and is put back", "path", target)
+		k.Log.Warn("the CNI plugin was removed or replaced on the host and is put back", "path", target)
 		if err := place(target, bytes.NewReader(want), 0o755); err != nil {
 			return err
 		}
@@ -107,7 +90,7 @@ func (k *keeper) restoreRecord() error {
 	if err == nil && bytes.Equal(now, k.recorded) {
 		return nil
 	}
-	k.log.Warn("the installation file of the CNI plugin was removed or replaced on the host and is put back", "path", path)
+	k.Log.Warn("the installation file of the CNI plugin was removed or replaced on the host and is put back", "path", path)
 	return place(path, bytes.NewReader(k.recorded), 0o644)
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spidernet-io/spiderpool/internal/logging"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
@@ -36,7 +37,7 @@ func newKeeper(t *testing.T) (k *keeper, target, record string) {
 		install(from, to, "/run/new.sock")); err != nil {
 		t.Fatal(err)
 	}
-	return &keeper{from: from, to: to, socket: "/run/new.sock", log: slog.New(slog.DiscardHandler)},
+	return &keeper{from: from, to: to, socket: "/run/new.sock", Problems: logging.Problems{Log: slog.New(slog.DiscardHandler)}},
 		filepath.Join(to, "spiderpool"), filepath.Join(to, wire.InstallationFile)
 }
 

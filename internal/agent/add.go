@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/facts"
@@ -23,15 +24,12 @@ const reasonFailed = "IPAllocationFailed"
 // add serves ADD: an exact repeat from memory, as long as the ledger says the same; otherwise the interface gets one address
 // of each family, of what it holds or new, and if one fails, what this call claimed is released before the error returns.
 func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
-	if err := a.unready(); err != nil {
-		return nil, err
-	}
 	r := &allocation.Request{Request: *req, Came: time.Now()}
 	reply, err := a.serveAdd(ctx, r)
 	a.metrics.Ended(a.metrics.Allocation, time.Since(r.Came), r.Waited, outcome(err))
 	a.api.observe(time.Now(), err)
 	if err != nil && r.Pod != nil && !cancelled(err) {
-		a.events.Event(r.Pod, corev1.EventTypeWarning, reasonFailed, err.Error())
+		a.Events.Event(r.Pod, corev1.EventTypeWarning, reasonFailed, err.Error())
 	}
 	return reply, err
 }
@@ -39,7 +37,7 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Reply, error) {
 	k := r.Key()
 	a.deleteAsNoted(k)
-	r.Deadline = a.leases.FirstAdd(k.Container).Add(a.durations.Wait)
+	r.Deadline = a.leases.FirstAdd(k.Container).Add(a.Durations.Wait)
 	ctx, leave, err := a.leases.Admit(ctx, k, r.Came.Add(-r.Age))
 	if err != nil {
 		return nil, err
@@ -57,7 +55,7 @@ func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Repl
 	defer r.Unlock()
 	r.Waited = time.Since(r.Came)
 	a.leases.Bind(k, r.Owner())
-	if reply := a.leases.AnswerOf(k); reply != nil {
+	if reply := a.leases.Attachment(k).Answer; reply != nil {
 		stands := false
 		if err := r.Retry(ctx, func() (err error) { stands, err = a.stands(ctx, r.Holding(), k, reply); return err }); err != nil || stands {
 			return reply, err
@@ -69,7 +67,7 @@ func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Repl
 // identify finds out which pod asks and which pools it may take from. A pod that is terminating or has finished gets no
 // address.
 func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
-	pod, err := a.facts.Pod(ctx, r.Request.Pod.Namespace, r.Request.Pod.Name, r.Request.Pod.UID)
+	pod, err := a.Facts.Pod(ctx, r.Request.Pod.Namespace, r.Request.Pod.Name, r.Request.Pod.UID)
 	if err != nil {
 		return err
 	}
@@ -80,12 +78,12 @@ func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
 	if why := facts.Finished(pod); why != "" {
 		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
 	}
-	if r.Context, err = a.facts.PodContext(ctx, pod); err != nil {
+	if r.Context, err = a.Facts.PodContext(ctx, pod); err != nil {
 		return err
 	}
 	r.Context.Interface, r.Context.ConfName, r.Context.Conf = r.Interface, r.Network, confOf(&r.Request)
-	r.Context.ClusterNetwork, r.Context.OwnNamespace = a.clusterNetwork, a.namespace
-	if r.Selection, err = pool.SelectionOf(r.Context, a.facts.Pools(), a.families); err != nil {
+	r.Context.ClusterNetwork, r.Context.OwnNamespace = a.ClusterNetwork, a.Namespace
+	if r.Selection, err = pool.SelectionOf(r.Context, a.Facts.Pools(), a.Families); err != nil {
 		return fmt.Errorf("interface %s: %w: %w", r.Interface, errConfig, err)
 	}
 	if r.Routes, _, err = pool.RoutesOf(r.Context); err != nil {
@@ -122,8 +120,8 @@ func checkRequested(r *allocation.Request) error {
 // again if it can be; if another has it by now, that is reported, and the ADD goes on to another address.
 func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, reply *wire.Reply) (bool, error) {
 	for _, ip := range reply.IPs {
-		l := leaseOf(i, k, ip)
-		if l == nil {
+		l := i.Lease(addr.Name(ip.Address.Addr()))
+		if l == nil || l.Key() != k || !l.Held() { // another container of the pod may have taken it over
 			return false, nil
 		}
 		there, err := a.leases.Stands(ctx, l)
@@ -133,23 +131,12 @@ func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, rep
 		if there {
 			continue
 		}
-		report := a.recreate(ctx, i, l)
-		if a.report(report); report.Err != nil || report.Holder != nil {
+		if holder, err := a.do(ctx, i, l, lease.Recreate); err != nil || holder != nil {
 			a.leases.SetAnswer(k, nil)
-			return false, report.Err
+			return false, err
 		}
 	}
 	return true, nil
-}
-
-// leaseOf is the lease of an address in the name of a container, or nil: another of the pod may have taken it over.
-func leaseOf(i *lease.Interface, k lease.Key, ip wire.IP) *lease.Lease {
-	for _, l := range i.Leases() {
-		if l.Key() == k && lease.AddressOf(l.Entry) == ip.Address.Addr() && l.Held() {
-			return l
-		}
-	}
-	return nil
 }
 
 // assign gives the interface one address of each family that is selected, and remembers the answer. What else the interface
@@ -175,17 +162,17 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 	}
 	reply, left := answer(r, grants)
 	if len(left) > 0 {
-		a.log.Info("routes of the pod are left out on this interface: their next hops are not on it",
+		a.Log.Info("routes of the pod are left out on this interface: their next hops are not on it",
 			"pod", r.Pod.Namespace+"/"+r.Pod.Name, "interface", r.Interface, "routes", left)
 	}
 	a.leases.SetAnswer(k, reply)
-	a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, endpointOf(r, grants, reply))
+	a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, endpointOf(r.Interface, cleanGateway(r), reply.IPs, reply.Routes), false)
 	return reply, nil
 }
 
 // takeBack releases what an ADD that fails has claimed, and shows what the pod has then.
 func (a *Agent) takeBack(ctx context.Context, r *allocation.Request, had []*lease.Lease, grants []*allocation.Grant) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.durations.PutBack)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.Durations.PutBack)
 	defer cancel()
 	if a.allocation.Lock(ctx, r) != nil {
 		return // the DEL of the container releases it, or the audit
@@ -195,7 +182,7 @@ func (a *Agent) takeBack(ctx context.Context, r *allocation.Request, had []*leas
 			a.allocation.PutBack(ctx, r.Holding(), g.Lease)
 		}
 	}
-	a.republish(ctx, r.Holding())
+	a.republish(ctx, r.Holding(), false)
 }
 
 // releaseOthers releases what the interface holds beside what it is given, if nothing bears it.

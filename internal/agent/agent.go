@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,56 +51,47 @@ type Options struct {
 
 // Agent serves one node. Make it with New, start it with Run.
 type Agent struct {
-	node, socket              string
-	formerSockets             []string
-	families                  []pool.Family
-	namespace, clusterNetwork string
+	Options
 
-	facts      *facts.Facts
 	leases     *lease.Table
 	allocation *allocation.Allocator
 	publish    *publish.Publisher
 	metrics    *metrics.Metrics
-	events     record.EventRecorder
-	log        *slog.Logger
-	durations  timing.Durations
 
 	// ready is set when ADDs are served; settled when nothing can come any more that an agent before this one has sent.
 	ready, settled atomic.Bool
-	audits         audits
-	audited        coalesce.Group[struct{}]
-	notes          pendingNotes
+	audits         coalesce.Group[struct{}]
+	audited        atomic.Pointer[lastAudit]
 	api            apiHealth
+	// logged is what was last logged of a note that is not carried out yet, by note or directory.
+	logged sync.Map
 
 	// began is when the agent started: all that one before it has sent was sent earlier.
 	began    time.Time
 	listener atomic.Pointer[wire.Listener]
-	// life is the context of Run; what calls leave to be done later is bound to it, not to them.
+	// life is the context of Run; DELs, which calls leave to be carried out in the background, are bound to it, not to them.
 	life       context.Context
 	background sync.WaitGroup
 }
 
 // New makes an agent.
 func New(o Options) *Agent {
-	a := &Agent{
-		node: o.Node, socket: o.Socket, formerSockets: o.FormerSockets, families: o.Families,
-		namespace: o.Namespace, clusterNetwork: o.ClusterNetwork,
-		facts: o.Facts, events: o.Events, log: o.Log, durations: o.Durations,
-	}
+	a := &Agent{Options: o}
 	l := ledger.New(o.Client)
 	a.metrics = metrics.New(func() int { return a.allocation.Waiting() })
 	a.leases = lease.NewTable(o.Node, l, o.Durations, a.metrics, o.Log)
 	a.allocation = allocation.New(allocation.Options{Node: o.Node, Families: o.Families, Facts: o.Facts, Ledger: l, Leases: a.leases,
 		Durations: o.Durations, Metrics: a.metrics, Events: o.Events, Log: o.Log})
 	a.publish = publish.New(o.Client, o.Facts, o.Node, o.Log, func() bool { return a.leases.Adds() > a.allocation.Waiting() })
-	a.audited.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, a.auditListed(ctx) }
+	a.audited.Store(&lastAudit{})
+	a.audits.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, a.auditListed(ctx) }
 	return a
 }
 
 // Run serves until ctx ends, and then finishes what is in progress. The socket opens at once, so that a restart does not look
 // like a missing agent; ADDs are answered "try again later" until the agent knows what its node holds.
 func (a *Agent) Run(ctx context.Context) error {
-	listener, err := wire.Listen(a.socket)
+	listener, err := wire.Listen(a.Socket)
 	if err != nil {
 		return err
 	}
@@ -109,20 +101,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.life = ctx
 	a.allocation.StopWaiting(ctx)
 	defer a.background.Wait()
-	group.Go(func() error { return wire.Serve(ctx, listener, a.durations.Stop, a.handle) })
-	group.Go(func() error { return a.facts.Run(ctx) })
+	group.Go(func() error { return wire.Serve(ctx, listener, a.Durations.Stop, a.handle) })
+	group.Go(func() error { return a.Facts.Run(ctx) })
 	group.Go(func() error { return a.publish.Run(ctx) })
 	group.Go(func() error { return a.start(ctx) })
 	return group.Wait()
-}
-
-// later does something in the background, unless the agent stops before.
-func (a *Agent) later(do func(context.Context)) {
-	a.background.Go(func() {
-		if a.life.Err() == nil {
-			do(a.life)
-		}
-	})
 }
 
 // Ready reports whether ADDs are served.
@@ -132,9 +115,9 @@ func (a *Agent) Ready() bool { return a.ready.Load() }
 func (a *Agent) Metrics() http.Handler { return a.metrics.Handler() }
 
 func (a *Agent) handle(ctx context.Context, req *wire.Request) *wire.Reply {
-	ctx, cancel := context.WithTimeout(ctx, a.durations.Call)
+	ctx, cancel := context.WithTimeout(ctx, a.Durations.Call)
 	defer cancel()
-	log := a.log.With("verb", req.Verb, "container", req.ContainerID, "interface", req.Interface,
+	log := a.Log.With("verb", req.Verb, "container", req.ContainerID, "interface", req.Interface,
 		"pod", req.Pod.Namespace+"/"+req.Pod.Name)
 	began := time.Now()
 	reply, err := a.serve(ctx, req)
@@ -147,6 +130,10 @@ func (a *Agent) handle(ctx context.Context, req *wire.Request) *wire.Reply {
 }
 
 func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
+	// What these do goes by all that the node holds.
+	if slices.Contains([]wire.Verb{wire.VerbAdd, wire.VerbCheck, wire.VerbGC}, req.Verb) && !a.Ready() {
+		return nil, errStarting
+	}
 	switch req.Verb {
 	case wire.VerbAdd:
 		return a.add(ctx, req)
@@ -160,12 +147,4 @@ func (a *Agent) serve(ctx context.Context, req *wire.Request) (*wire.Reply, erro
 		return &wire.Reply{}, a.status()
 	}
 	return nil, &wire.Error{Code: wire.CodeDecode, Msg: fmt.Sprintf("the agent does not know the verb %q", req.Verb)}
-}
-
-// unready says why ADDs are not served, nil if they are.
-func (a *Agent) unready() error {
-	if !a.Ready() {
-		return errStarting
-	}
-	return nil
 }

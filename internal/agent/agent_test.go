@@ -119,7 +119,7 @@ func TestRequests(t *testing.T) {
 	c.pool("v6", "fd01::/48", []string{"fd01::1-fd01:0:0:ffff:ffff:ffff:ffff:ffff"})
 	p := c.pod(n, "web", c.from("v4|v6"))
 	c.eventually("the watch has brought the pod", func() bool {
-		return n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil
+		return n.agent.Facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil
 	})
 	requests.reset()
 	first := n.add(p, "one")
@@ -329,7 +329,7 @@ func TestFence(t *testing.T) {
 			pod := c.pod(n, tc.pool, c.from(tc.pool+","+tc.pool+"-backup|"))
 			c.eventually("the pools are known", func() bool {
 				known := 0
-				for _, q := range n.agent.facts.Pools() {
+				for _, q := range n.agent.Facts.Pools() {
 					if q.Name == p.Name || q.Name == backup.Name {
 						known++
 					}

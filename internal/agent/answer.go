@@ -22,7 +22,7 @@ func answer(r *allocation.Request, grants []*allocation.Grant) (reply *wire.Repl
 	taken := map[pool.Route]bool{}
 	for _, g := range grants {
 		p := g.Pool
-		reply.IPs = append(reply.IPs, wire.IP{Address: p.Prefix(lease.AddressOf(g.Lease.Entry)), Gateway: p.Gateway, Pool: p.Name})
+		reply.IPs = append(reply.IPs, ipOf(g.Lease, p))
 		routes := slices.Clone(p.Routes)
 		for _, route := range r.Routes {
 			if p.TakesRoute(r.Interface, route) {
@@ -31,7 +31,7 @@ func answer(r *allocation.Request, grants []*allocation.Grant) (reply *wire.Repl
 			}
 		}
 		if p.Gateway.IsValid() && !cleanGateway(r) {
-			routes = append(routes, pool.Route{Dst: everything(p.Family), GW: p.Gateway})
+			routes = append(routes, pool.Route{Dst: netip.PrefixFrom(p.Gateway, 0).Masked(), GW: p.Gateway}) // to everything
 		}
 		for _, route := range routes {
 			// Main plugins fail if a route is there, and the first says what counts.
@@ -43,13 +43,6 @@ func answer(r *allocation.Request, grants []*allocation.Grant) (reply *wire.Repl
 	return reply, slices.DeleteFunc(slices.Clone(r.Routes), func(route pool.Route) bool { return taken[route] })
 }
 
-func everything(f pool.Family) netip.Prefix {
-	if f == pool.IPv6 {
-		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-}
-
 // cleanGateway reports whether the interface gets no default route.
 func cleanGateway(r *allocation.Request) bool {
 	if r.Selection.CleanGateway != nil {
@@ -58,76 +51,55 @@ func cleanGateway(r *allocation.Request) bool {
 	return r.Context.Conf.CleanGateway
 }
 
+// ipOf is the address of a lease as its pool says it.
+func ipOf(l *lease.Lease, p *pool.Pool) wire.IP {
+	return wire.IP{Address: p.Prefix(lease.AddressOf(l.Entry)), Gateway: p.Gateway, Pool: p.Name}
+}
+
 // endpointOf is what people read of an interface.
-func endpointOf(r *allocation.Request, grants []*allocation.Grant, reply *wire.Reply) v2beta1.EndpointInterface {
-	out := newEndpoint(r.Interface, cleanGateway(r))
-	for _, g := range grants {
-		setAddress(&out, lease.AddressOf(g.Lease.Entry), g.Pool)
+func endpointOf(ifname string, cleanGateway bool, ips []wire.IP, routes []wire.Route) v2beta1.EndpointInterface {
+	out := v2beta1.EndpointInterface{Interface: ifname, CleanGateway: &cleanGateway, Vlan: new(int64)}
+	for _, ip := range ips {
+		address, name := ip.Address.String(), ip.Pool
+		var gateway *string
+		if ip.Gateway.IsValid() {
+			gateway = new(ip.Gateway.String())
+		}
+		if pool.FamilyOf(ip.Address.Addr()) == pool.IPv4 {
+			out.IPv4, out.IPv4Pool, out.IPv4Gateway = &address, &name, gateway
+		} else {
+			out.IPv6, out.IPv6Pool, out.IPv6Gateway = &address, &name, gateway
+		}
 	}
-	out.Routes = routesOf(reply)
+	for _, route := range routes {
+		out.Routes = append(out.Routes, v2beta1.Route{Dst: route.Dst.String(), Gw: route.GW.String()})
+	}
 	return out
 }
 
-func newEndpoint(ifname string, cleanGateway bool) v2beta1.EndpointInterface {
-	return v2beta1.EndpointInterface{Interface: ifname, CleanGateway: &cleanGateway, Vlan: new(int64)}
-}
-
-func setAddress(out *v2beta1.EndpointInterface, a netip.Addr, p *pool.Pool) {
-	address, name := p.Prefix(a).String(), p.Name
-	var gateway *string
-	if p.Gateway.IsValid() {
-		text := p.Gateway.String()
-		gateway = &text
-	}
-	if p.Family == pool.IPv4 {
-		out.IPv4, out.IPv4Pool, out.IPv4Gateway = &address, &name, gateway
-	} else {
-		out.IPv6, out.IPv6Pool, out.IPv6Gateway = &address, &name, gateway
-	}
-}
-
-// republish shows what an interface still has after something of it was released.
-func (a *Agent) republish(ctx context.Context, i *lease.Interface) {
-	if !i.Answered() {
-		a.publish.Drop(i.PodUID, i.Owner.Interface)
-		return
-	}
-	if out, pod, ok := a.held(ctx, i); ok {
-		a.publish.Set(pod, i.PodUID, out)
-	}
-}
-
-// publishFound makes sure that what was found in the ledger has an endpoint.
-func (a *Agent) publishFound(ctx context.Context, i *lease.Interface) {
-	if out, pod, ok := a.held(ctx, i); ok {
-		a.publish.Found(pod, i.PodUID, out)
-	}
-}
-
-// held is what people read of what an interface holds, as far as the ledger and this process know. It is not ok if the pool of
-// an address cannot be known: then its prefix is not, and the next ADD publishes what it gives.
-func (a *Agent) held(ctx context.Context, i *lease.Interface) (out v2beta1.EndpointInterface, pod client.ObjectKey, ok bool) {
-	out = newEndpoint(i.Owner.Interface, false)
+// republish shows what an interface still has after something of it was released, or was found to have at the start, as far as
+// the ledger and this process know.
+func (a *Agent) republish(ctx context.Context, i *lease.Interface, found bool) {
+	var ips []wire.IP
+	var routes []wire.Route
+	var pod client.ObjectKey
 	for _, l := range i.Leases() {
 		if !l.Held() || l.Told == lease.No {
 			continue
 		}
-		p, err := a.facts.Pool(ctx, l.Entry.Spec.Pool)
+		p, err := a.Facts.Pool(ctx, l.Entry.Spec.Pool)
 		if err != nil {
-			return out, pod, false
+			return // the prefix of the address is not known: the next ADD publishes what it gives
 		}
-		setAddress(&out, lease.AddressOf(l.Entry), p)
-		if reply := a.leases.AnswerOf(l.Key()); reply != nil {
-			out.Routes = routesOf(reply)
+		ips = append(ips, ipOf(l, p))
+		if reply := a.leases.Attachment(l.Key()).Answer; reply != nil {
+			routes = reply.Routes
 		}
-		pod, ok = client.ObjectKey{Namespace: l.Entry.Spec.Pod.Namespace, Name: l.Entry.Spec.Pod.Name}, true
+		pod = client.ObjectKey{Namespace: l.Entry.Spec.Pod.Namespace, Name: l.Entry.Spec.Pod.Name}
 	}
-	return out, pod, ok
-}
-
-func routesOf(reply *wire.Reply) (out []v2beta1.Route) {
-	for _, route := range reply.Routes {
-		out = append(out, v2beta1.Route{Dst: route.Dst.String(), Gw: route.GW.String()})
+	if len(ips) == 0 {
+		a.publish.Drop(i.PodUID, i.Owner.Interface)
+		return
 	}
-	return out
+	a.publish.Set(pod, i.PodUID, endpointOf(i.Owner.Interface, false, ips, routes), found)
 }

@@ -118,9 +118,9 @@ func TestVanishedEntry(t *testing.T) {
 			case "the same ADD":
 				n.add(p, "web")
 			case "the next ADD":
-				epoch := n.agent.facts.Epoch()
+				epoch := n.agent.Facts.Epoch()
 				watches.end()
-				c.eventually("a watch began anew", func() bool { return n.agent.facts.Epoch() != epoch })
+				c.eventually("a watch began anew", func() bool { return n.agent.Facts.Epoch() != epoch })
 				other := n.adding(c.pod(n, "other", c.from("v4|")), "other")
 				other.refused(t, wire.CodeTryAgain, "0 free of 1")
 			}
@@ -194,7 +194,7 @@ func TestContradiction(t *testing.T) {
 	told := func() string {
 		for {
 			select {
-			case e := <-n.agent.events.(*record.FakeRecorder).Events:
+			case e := <-n.agent.Events.(*record.FakeRecorder).Events:
 				if strings.Contains(e, "IPAddressContradiction") {
 					return e
 				}

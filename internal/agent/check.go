@@ -4,18 +4,16 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
 // check serves CHECK: the ledger says that the container bears the addresses that its ADD was answered. It changes nothing.
 func (a *Agent) check(ctx context.Context, req *wire.Request) error {
-	if err := a.unready(); err != nil {
-		return err
-	}
 	who := fmt.Sprintf("container %s, interface %s", req.ContainerID, req.Interface)
-	owner, known := a.leases.OwnerOf(lease.Key{Container: req.ContainerID, Interface: req.Interface})
-	if !known {
+	owner := a.leases.Attachment(lease.Key{Container: req.ContainerID, Interface: req.Interface}).Owner
+	if owner == (lease.Owner{}) {
 		return fmt.Errorf("%s holds no address: %w", who, errNotHeld)
 	}
 	i, unlock, err := a.leases.Lock(ctx, owner)
@@ -24,7 +22,7 @@ func (a *Agent) check(ctx context.Context, req *wire.Request) error {
 	}
 	defer unlock()
 	for _, want := range req.Held {
-		l := i.Lease(nameOf(want))
+		l := i.Lease(addr.Name(want))
 		if l == nil || l.Entry.Spec.ContainerID != req.ContainerID {
 			return fmt.Errorf("%s does not hold %s: %w", who, want, errNotHeld)
 		}

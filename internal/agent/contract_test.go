@@ -72,7 +72,7 @@ func TestRetryWaitsNoLonger(t *testing.T) {
 		n.adding(p, "web").refused(t, wire.CodeTryAgain, "0 free of 1")
 	}
 	waited := 0
-	for events := n.agent.events.(*record.FakeRecorder).Events; len(events) > 0; {
+	for events := n.agent.Events.(*record.FakeRecorder).Events; len(events) > 0; {
 		if strings.Contains(<-events, "IPAllocationWaiting") {
 			waited++
 		}

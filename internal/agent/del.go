@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
 	"github.com/spidernet-io/spiderpool/internal/probe"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
@@ -17,21 +17,20 @@ import (
 func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 	note := wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	k := keyOf(note)
-	if known := a.leases.Delete(k); !known && a.Ready() && a.settled.Load() {
-		a.leases.NothingToRelease(k)
+	if a.leases.Delete(k, a.Ready() && a.settled.Load()) {
 		return nil
 	}
-	err := wire.WriteNote(wire.NotesDir(a.socket), note)
+	err := wire.WriteNote(wire.NotesDir(a.Socket), note)
 	a.leases.Noted(k)
 	if err != nil {
-		a.log.Error("a DEL cannot be noted, it is done before it is answered", "container", note.ContainerID, "error", err)
+		a.Log.Error("a DEL cannot be noted, it is done before it is answered", "container", note.ContainerID, "error", err)
 		if err := a.carryOut(ctx, note, ""); err != nil {
 			return &wire.Error{Code: wire.CodeIO, Msg: fmt.Sprintf("the addresses of container %s cannot be released now, nor noted for later: %v", note.ContainerID, err)}
 		}
 		return nil
 	}
 	if a.Ready() {
-		a.later(func(ctx context.Context) { a.carryOutNote(ctx, note, wire.NotesDir(a.socket)) })
+		a.carryOutLater(note, wire.NotesDir(a.Socket))
 	}
 	return nil
 }
@@ -49,7 +48,9 @@ func (a *Agent) carryOut(ctx context.Context, note wire.Note, dir string) error 
 		}
 		began := time.Now()
 		err := a.release(ctx, k)
-		a.metrics.Ended(a.metrics.Release, time.Since(began), 0, releaseOutcome(err))
+		if err == nil {
+			a.metrics.Ended(a.metrics.Release, time.Since(began), 0, metrics.Served)
+		}
 		switch {
 		case err == nil && dir != "":
 			err = wire.RemoveNote(dir, note)
@@ -60,7 +61,7 @@ func (a *Agent) carryOut(ctx context.Context, note wire.Note, dir string) error 
 		if !a.leases.EndRelease(k, dels, err == nil) {
 			return err
 		}
-		dir = wire.NotesDir(a.socket) // another DEL came meanwhile, and left its note
+		dir = wire.NotesDir(a.Socket) // another DEL came meanwhile, and left its note
 	}
 }
 
@@ -70,10 +71,10 @@ func (a *Agent) release(ctx context.Context, k lease.Key) error {
 	if err := a.leases.AwaitAdd(ctx, k); err != nil {
 		return err
 	}
-	settled := a.settled.Load() || a.leases.Admitted(k) // before that, what an agent before this one sent for the container may still come
-	owner, known := a.leases.OwnerOf(k)
-	if known {
-		if err := a.releaseOf(ctx, owner, k); err != nil {
+	at := a.leases.Attachment(k)
+	settled := a.settled.Load() || !at.Admitted.IsZero() // before that, what an agent before this one sent for the container may still come
+	if at.Owner != (lease.Owner{}) {
+		if err := a.releaseOf(ctx, at.Owner, k); err != nil {
 			return err
 		}
 	}
@@ -96,7 +97,7 @@ func (a *Agent) releaseOf(ctx context.Context, owner lease.Owner, k lease.Key) e
 			errs = append(errs, a.allocation.Release(ctx, i, l))
 		}
 	}
-	a.republish(ctx, i)
+	a.republish(ctx, i, false)
 	return errors.Join(errs...)
 }
 
@@ -114,10 +115,10 @@ func (a *Agent) awaitSilence(ctx context.Context, owner lease.Owner, k lease.Key
 		}
 	}
 	unlock()
-	ctx, cancel := context.WithTimeout(ctx, a.durations.Release)
+	ctx, cancel := context.WithTimeout(ctx, a.Durations.Release)
 	defer cancel()
 	for netns := range namespaces {
-		probe.AwaitGone(ctx, netns, k.Interface, a.durations.Release)
+		probe.AwaitGone(ctx, netns, k.Interface, a.Durations.Release)
 	}
 }
 
@@ -128,13 +129,13 @@ func (a *Agent) deleteNoted() {
 	for _, dir := range a.notesDirs() {
 		at := time.Now()
 		notes, err := wire.ReadNotes(dir)
-		if err != nil && a.notes.isNews(dir, err.Error()) {
-			a.log.Warn("notes of DELs cannot all be read", "directory", dir, "error", err)
+		if err != nil && a.isNews(dir, err.Error()) {
+			a.Log.Warn("notes of DELs cannot all be read", "directory", dir, "error", err)
 		}
 		left += len(notes)
 		for _, note := range notes {
 			a.leases.DeleteAsNoted(keyOf(note), at)
-			a.later(func(ctx context.Context) { a.carryOutNote(ctx, note, dir) })
+			a.carryOutLater(note, dir)
 		}
 	}
 	a.metrics.PendingReleases.Set(float64(left))
@@ -142,9 +143,9 @@ func (a *Agent) deleteNoted() {
 
 // notesDirs are where notes may lie: beside the socket, and beside former ones that plugins knew before an upgrade.
 func (a *Agent) notesDirs() (dirs []string) {
-	dirs = append(dirs, wire.NotesDir(a.socket))
-	for _, socket := range a.formerSockets {
-		if socket != a.socket {
+	dirs = append(dirs, wire.NotesDir(a.Socket))
+	for _, socket := range a.FormerSockets {
+		if socket != a.Socket {
 			dirs = append(dirs, wire.NotesDir(socket))
 		}
 	}
@@ -153,47 +154,36 @@ func (a *Agent) notesDirs() (dirs []string) {
 
 // deleteAsNoted carries out what is noted of a container that is about to be served.
 func (a *Agent) deleteAsNoted(k lease.Key) {
-	dir, at := wire.NotesDir(a.socket), time.Now()
+	dir, at := wire.NotesDir(a.Socket), time.Now()
 	note, found, err := wire.ReadNote(dir, k.Container, k.Interface)
 	switch {
 	case err != nil:
-		a.log.Warn("a note of a DEL cannot be read", "container", k.Container, "interface", k.Interface, "error", err)
+		a.Log.Warn("a note of a DEL cannot be read", "container", k.Container, "interface", k.Interface, "error", err)
 	case found:
 		a.leases.DeleteAsNoted(k, at)
-		a.later(func(ctx context.Context) { a.carryOutNote(ctx, note, dir) })
+		a.carryOutLater(note, dir)
 	}
 }
 
-// carryOutNote carries out a DEL that is noted, unless that is under way. What keeps it from being done is logged once.
-func (a *Agent) carryOutNote(ctx context.Context, note wire.Note, dir string) {
-	err := a.carryOut(ctx, note, dir)
-	switch k := note.ContainerID + "/" + note.Interface; {
-	case err == nil:
-		a.notes.done(k)
-	case ctx.Err() == nil && !errors.Is(err, lease.ErrBusy) && a.notes.isNews(k, err.Error()):
-		a.log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
-	}
+// carryOutLater carries out in the background a DEL that is noted, unless that is under way or the agent stops before. What
+// keeps it from being done is logged once.
+func (a *Agent) carryOutLater(note wire.Note, dir string) {
+	a.background.Go(func() {
+		if a.life.Err() != nil {
+			return
+		}
+		err := a.carryOut(a.life, note, dir)
+		switch k := note.ContainerID + "/" + note.Interface; {
+		case err == nil:
+			a.logged.Delete(k)
+		case a.life.Err() == nil && !errors.Is(err, lease.ErrBusy) && a.isNews(k, err.Error()):
+			a.Log.Info("a DEL is not done yet", "container", note.ContainerID, "interface", note.Interface, "why", err)
+		}
+	})
 }
 
-// pendingNotes remembers what was logged of each note.
-type pendingNotes struct {
-	mu     sync.Mutex
-	logged map[string]string
-}
-
-func (p *pendingNotes) isNews(note, why string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.logged == nil {
-		p.logged = map[string]string{}
-	}
-	news := p.logged[note] != why
-	p.logged[note] = why
-	return news
-}
-
-func (p *pendingNotes) done(note string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.logged, note)
+// isNews reports whether a text about a note, or a directory of notes, was not the last that was logged of it.
+func (a *Agent) isNews(note, why string) bool {
+	before, _ := a.logged.Swap(note, why)
+	return before != why
 }

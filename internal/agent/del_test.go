@@ -167,7 +167,7 @@ func TestGC(t *testing.T) {
 	}
 	c.pool("full6", "fd00::/64", nil)
 	c.eventually("the watch has brought the pod's edit", func() bool {
-		known := n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(busy), string(busy.UID))
+		known := n.agent.Facts.CachedPod(t.Context(), client.ObjectKeyFromObject(busy), string(busy.UID))
 		return known != nil && known.Annotations[v2beta1.AnnotationIPPool] == busy.Annotations[v2beta1.AnnotationIPPool]
 	})
 	going := n.adding(busy, "busy2", on)

@@ -2,12 +2,7 @@ package agent
 
 import (
 	"errors"
-	"net/netip"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
 	"github.com/spidernet-io/spiderpool/internal/facts"
@@ -24,16 +19,14 @@ var (
 
 // wireError gives an error its CNI code. Code 11 tells the runtime that trying again may help.
 func wireError(err error) *wire.Error {
-	var coded *wire.Error
-	if errors.As(err, &coded) {
+	if coded, ok := errors.AsType[*wire.Error](err); ok {
 		return coded
 	}
 	return &wire.Error{Code: code(err), Msg: err.Error()}
 }
 
 func code(err error) uint {
-	var refused *allocation.Refused
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*allocation.Refused](err); ok {
 		switch {
 		case len(refused.Full) > 0:
 			return wire.CodeTryAgain
@@ -62,32 +55,18 @@ func code(err error) uint {
 
 // outcome says for the metrics how an ADD ended.
 func outcome(err error) metrics.Outcome {
-	var refused *allocation.Refused
+	refused, isRefused := errors.AsType[*allocation.Refused](err)
 	switch {
 	case err == nil:
 		return metrics.Served
 	case cancelled(err):
 		return metrics.Cancelled
-	case errors.As(err, &refused) && len(refused.Full) > 0:
+	case isRefused && len(refused.Full) > 0:
 		return metrics.UsedOut
-	case errors.As(err, &refused), errors.Is(err, pool.ErrNoSelection):
+	case isRefused, errors.Is(err, pool.ErrNoSelection):
 		return metrics.NoPool
 	case errors.Is(err, allocation.ErrAway):
 		return metrics.Exhausted
 	}
 	return metrics.Internal
 }
-
-// releaseOutcome says for the metrics how a DEL ended: one that is tried again has not ended.
-func releaseOutcome(err error) metrics.Outcome {
-	if err != nil {
-		return metrics.Pending
-	}
-	return metrics.Served
-}
-
-func isForbidden(err error) bool { return apierrors.IsForbidden(err) }
-
-func nameOf(a netip.Addr) string { return addr.Name(a) }
-
-func typesUID(uid string) types.UID { return types.UID(uid) }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -12,18 +11,11 @@ import (
 // namespace is gone. One that is alive is left alone, whatever the list says: lists of several users of one network name are
 // known to be partial.
 func (a *Agent) gc(ctx context.Context, req *wire.Request) error {
-	if err := a.unready(); err != nil {
-		return err
-	}
 	valid := map[lease.Key]bool{}
 	for _, at := range req.Attachments {
 		valid[lease.Key{Container: at.ContainerID, Interface: at.Interface}] = true
 	}
-	var errs []error
-	for _, owner := range a.leases.Owners() {
-		errs = append(errs, a.auditInterface(ctx, owner, nil, func(l *lease.Lease) bool {
-			return l.Entry.Spec.Network == req.Network && !valid[l.Key()]
-		}))
-	}
-	return errors.Join(errs...)
+	return a.auditInterfaces(ctx, a.leases.Owners(), nil, func(l *lease.Lease) bool {
+		return l.Entry.Spec.Network == req.Network && !valid[l.Key()]
+	})
 }

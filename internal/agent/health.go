@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -10,36 +11,38 @@ import (
 // while the process answers at all: restarting it because the API server is away would help nobody.
 func (a *Agent) Health(problems ...func() string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/runtime/startup", func(w http.ResponseWriter, _ *http.Request) {
-		if err := a.unready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		}
-	})
-	mux.HandleFunc("GET /v1/runtime/readiness", func(w http.ResponseWriter, _ *http.Request) {
-		if why := a.problem(problems); why != "" {
-			http.Error(w, why, http.StatusServiceUnavailable)
-		}
-	})
-	mux.HandleFunc("GET /v1/runtime/liveness", func(http.ResponseWriter, *http.Request) {})
+	answer := func(probe string, problem func() string) {
+		mux.HandleFunc("GET /v1/runtime/"+probe, func(w http.ResponseWriter, _ *http.Request) {
+			if why := problem(); why != "" {
+				http.Error(w, why, http.StatusServiceUnavailable)
+			}
+		})
+	}
+	answer("startup", a.starting)
+	answer("readiness", func() string { return a.problem(problems) })
+	answer("liveness", func() string { return "" })
 	return mux
+}
+
+// starting says why ADDs are not served, or returns an empty text if they are.
+func (a *Agent) starting() string {
+	if a.Ready() {
+		return ""
+	}
+	return errStarting.Error()
 }
 
 // problem says what is wrong with the agent, for people who look why it is not ready.
 func (a *Agent) problem(others []func() string) string {
-	var why []string
-	if err := a.unready(); err != nil {
-		why = append(why, err.Error())
-	}
-	if l := a.listener.Load(); l != nil && l.Problem() != "" {
+	why := []string{a.starting()}
+	if l := a.listener.Load(); l != nil {
 		why = append(why, l.Problem())
 	}
-	if missing := a.facts.Missing(); len(missing) > 0 {
+	if missing := a.Facts.Missing(); len(missing) > 0 {
 		why = append(why, "watches have not brought their first lists: "+strings.Join(missing, ", "))
 	}
 	for _, other := range others {
-		if text := other(); text != "" {
-			why = append(why, text)
-		}
+		why = append(why, other())
 	}
-	return strings.Join(why, "; ")
+	return strings.Join(slices.DeleteFunc(why, func(text string) bool { return text == "" }), "; ")
 }

@@ -20,7 +20,7 @@ func TestHugePool(t *testing.T) {
 	cost := func(name, pools string) string {
 		p := c.pod(n, name, c.from(pools))
 		c.eventually("the watch has brought "+name, func() bool {
-			return n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil
+			return n.agent.Facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil
 		})
 		requests.reset()
 		got := n.add(p, name)

@@ -22,7 +22,7 @@ func (n *node) told(reason string) string {
 	n.t.Helper()
 	for late := time.After(requestWait); ; {
 		select {
-		case e := <-n.agent.events.(*record.FakeRecorder).Events:
+		case e := <-n.agent.Events.(*record.FakeRecorder).Events:
 			if strings.Contains(e, reason) {
 				return e
 			}

@@ -77,7 +77,7 @@ func TestEvents(t *testing.T) {
 	if _, err := n.call("ADD", p, "c1", "eth0"); err == nil {
 		t.Fatal("served")
 	}
-	got := <-n.agent.events.(*record.FakeRecorder).Events
+	got := <-n.agent.Events.(*record.FakeRecorder).Events
 	if !strings.HasPrefix(got, "Warning IPAllocationFailed ") || !strings.Contains(got, "-none: no such IPPool") {
 		t.Error(got)
 	}

@@ -1438,7 +1438,7 @@ func (m *model) current(s *site) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, b := range m.basins {
-		p, err := s.node.agent.facts.Pool(context.Background(), name)
+		p, err := s.node.agent.Facts.Pool(context.Background(), name)
 		v := b.now()
 		if b.object == nil {
 			if err == nil {
@@ -1450,7 +1450,7 @@ func (m *model) current(s *site) bool {
 			return false
 		}
 		for _, a := range b.all {
-			if s.node.agent.facts.Gives(p).Contains(a) != slices.Contains(v.addresses, a) {
+			if s.node.agent.Facts.Gives(p).Contains(a) != slices.Contains(v.addresses, a) {
 				return false
 			}
 		}

@@ -179,7 +179,7 @@ func (n *node) knows(p *v2beta1.SpiderIPPool) {
 		n.t.Fatal(err)
 	}
 	n.eventually("the watch has brought pool "+p.Name, func() bool {
-		for _, known := range n.agent.facts.Pools() {
+		for _, known := range n.agent.Facts.Pools() {
 			if known.Name == p.Name {
 				return known.UID == want.UID && known.Addresses.Equal(want.Addresses)
 			}

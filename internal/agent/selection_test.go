@@ -27,7 +27,7 @@ func (n *node) knowsPools(pools int) {
 	n.t.Helper()
 	n.eventually(fmt.Sprintf("%d pools are known", pools), func() bool {
 		known := 0
-		for _, p := range n.agent.facts.Pools() {
+		for _, p := range n.agent.Facts.Pools() {
 			if strings.HasPrefix(p.Name, n.prefix+"-") {
 				known++
 			}
@@ -101,7 +101,7 @@ func TestSeventeenInterfaces(t *testing.T) {
 	p := c.pod(n, "web", c.annotated(v2beta1.AnnotationIPPools, "["+strings.Join(pools, ",")+"]"),
 		c.annotated(v2beta1.AnnotationMultusNetworks, strings.Join(networks, ",")))
 	c.eventually("the pod is known", func() bool {
-		return n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil
+		return n.agent.Facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil
 	})
 	requests.reset()
 	seen := map[string]bool{}
@@ -249,7 +249,7 @@ func TestReserved(t *testing.T) {
 		t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
 		first, _, _ := strings.Cut(ips[0], "-")
 		n.eventually("the agent has heard of the reservation", func() bool {
-			return n.agent.facts.Reserved().Contains(netip.MustParseAddr(first))
+			return n.agent.Facts.Reserved().Contains(netip.MustParseAddr(first))
 		})
 	}
 	has := n.occupy("has", "v4|", asking("10.1.0.10"))
@@ -377,7 +377,7 @@ func TestTerminatingIsCounted(t *testing.T) {
 		if err := c.Delete(t.Context(), p, &client.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
 			t.Fatal(err)
 		}
-		n.eventually("the agent has heard of the deletion", func() bool { return n.agent.facts.Terminating(p.Namespace, p.Name, string(p.UID)) })
+		n.eventually("the agent has heard of the deletion", func() bool { return n.agent.Facts.Terminating(p.Namespace, p.Name, string(p.UID)) })
 	}
 	n.adding(c.pod(n, "late", c.from("web|")), "late").refused(t, wire.CodeTryAgain, "-web: all IP addresses used out: 0 free of 3, 2 terminating on this node")
 }

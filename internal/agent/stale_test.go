@@ -150,7 +150,7 @@ func TestStalePod(t *testing.T) {
 	if got := n.add(p, "c2"); got[0] != "10.2.0.10/24" {
 		t.Errorf("got %v, as the earlier pod asked for", got)
 	}
-	if n.agent.facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil {
+	if n.agent.Facts.CachedPod(t.Context(), client.ObjectKeyFromObject(p), string(p.UID)) != nil {
 		t.Error("the watch was not behind")
 	}
 	n.del(p, "c2")

@@ -12,15 +12,15 @@ import (
 // being opened, and audits: what an agent before this one claimed may appear in the ledger a little later, so the second LIST
 // comes when all of that is settled.
 func (a *Agent) start(ctx context.Context) error {
-	if missing := a.facts.Await(ctx, a.durations.Sync); len(missing) > 0 {
-		a.log.Warn("watches have not brought their first lists: the agent serves, and reads from the API server what they lack", "missing", missing)
+	if missing := a.Facts.Await(ctx, a.Durations.Sync); len(missing) > 0 {
+		a.Log.Warn("watches have not brought their first lists: the agent serves, and reads from the API server what they lack", "missing", missing)
 	}
 	if !a.listUntilDone(ctx) {
 		return nil
 	}
 	a.deleteNoted()
 	a.ready.Store(true)
-	a.log.Info("serving", "socket", a.socket, "node", a.node)
+	a.Log.Info("serving", "socket", a.Socket, "node", a.Node)
 	a.deleteNoted()
 	a.keepLooking(ctx)
 	return nil
@@ -33,7 +33,7 @@ func (a *Agent) listUntilDone(ctx context.Context) bool {
 		if err == nil {
 			return true
 		}
-		a.log.Warn("cannot list what this node holds, trying again", "error", err)
+		a.Log.Warn("cannot list what this node holds, trying again", "error", err)
 		_ = lease.Wait(ctx, time.After(pause)) // the loop looks at ctx
 	}
 	return false
@@ -41,10 +41,10 @@ func (a *Agent) listUntilDone(ctx context.Context) bool {
 
 // keepLooking reads notes and audits until ctx ends.
 func (a *Agent) keepLooking(ctx context.Context) {
-	notes, look := time.NewTicker(a.durations.Notes), time.NewTicker(a.durations.Look)
+	notes, look := time.NewTicker(a.Durations.Notes), time.NewTicker(a.Durations.Look)
 	defer notes.Stop()
 	defer look.Stop()
-	rescan := time.NewTimer(a.durations.Rescan)
+	rescan := time.NewTimer(a.Durations.Rescan)
 	defer rescan.Stop()
 	for {
 		select {
@@ -53,35 +53,30 @@ func (a *Agent) keepLooking(ctx context.Context) {
 		case <-notes.C:
 			a.deleteNoted()
 		case <-rescan.C:
-			if a.rescan(ctx) {
-				a.deleteNoted()
-			} else {
-				rescan.Reset(a.durations.Notes)
+			// Nothing can come any more that an agent before this one has sent.
+			if err := a.list(ctx); err != nil {
+				a.Log.Warn("cannot audit what this node holds, trying again", "error", err)
+				rescan.Reset(a.Durations.Notes)
+				continue
 			}
+			a.settled.Store(true)
+			a.deleteNoted()
 		case <-look.C:
 			a.look(ctx)
 		}
 	}
 }
 
-// rescan reads the ledger when nothing can come any more that an agent before this one has sent.
-func (a *Agent) rescan(ctx context.Context) bool {
-	if err := a.list(ctx); err != nil {
-		a.log.Warn("cannot audit what this node holds, trying again", "error", err)
-		return false
-	}
-	a.settled.Store(true)
-	return true
-}
-
 // look audits, with a LIST when it is time for one or the ledger may have lost entries.
 func (a *Agent) look(ctx context.Context) {
-	audit := a.audit
-	if listed, epoch := a.audits.last(); time.Since(listed) > a.durations.List || epoch != a.facts.Epoch() {
-		audit = a.list
+	var err error
+	if last := a.audited.Load(); time.Since(last.listed) > a.Durations.List || last.epoch != a.Facts.Epoch() {
+		err = a.list(ctx)
+	} else {
+		err = a.auditInterfaces(ctx, a.leases.Owners(), nil, nil)
 	}
-	if err := audit(ctx); err != nil {
-		a.log.Warn("the audit of this node's addresses is not complete, it is done again", "error", err)
+	if err != nil {
+		a.Log.Warn("the audit of this node's addresses is not complete, it is done again", "error", err)
 	}
 	a.allocation.Tidy()
 	a.askAPI(ctx)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
@@ -15,9 +17,9 @@ import (
 // API server that is away, or that refuses what the agent asks, counts only when ADDs must fail of it: when it has done so for
 // as long as an ADD waits.
 func (a *Agent) status() error {
-	err := a.unready()
-	if err == nil {
-		err = a.api.trouble(time.Now(), a.durations.Wait)
+	err := a.api.trouble(time.Now(), a.Durations.Wait)
+	if !a.Ready() {
+		err = errStarting
 	}
 	if err != nil {
 		return &wire.Error{Code: wire.CodeNotReady, Msg: err.Error()}
@@ -39,7 +41,7 @@ func (h *apiHealth) observe(now time.Time, err error) {
 	switch {
 	case err == nil:
 		h.failed = time.Time{}
-	case !allocation.Transient(err) && !errors.Is(err, allocation.ErrAway) && !isForbidden(err):
+	case !allocation.Transient(err) && !errors.Is(err, allocation.ErrAway) && !apierrors.IsForbidden(err):
 		return
 	case h.failed.IsZero():
 		h.failed = now
@@ -60,7 +62,7 @@ func (h *apiHealth) trouble(now time.Time, lasting time.Duration) error {
 // askAPI finds out about the API server if no call has asked it lately.
 func (a *Agent) askAPI(ctx context.Context) {
 	a.api.mu.Lock()
-	idle := time.Since(a.api.looked) > a.durations.Look
+	idle := time.Since(a.api.looked) > a.Durations.Look
 	a.api.mu.Unlock()
 	if idle {
 		a.api.observe(time.Now(), a.leases.Reachable(ctx))

@@ -228,7 +228,7 @@ func TestRefusedByTheFenceAndNotReleased(t *testing.T) {
 				o.Spec.IPs = []string{"10.1.0.10"}
 				c.create(o)
 				t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
-				c.eventually("the agent has heard of it", func() bool { return !n.agent.facts.Reserved().IsEmpty() })
+				c.eventually("the agent has heard of it", func() bool { return !n.agent.Facts.Reserved().IsEmpty() })
 			case "disabled":
 				c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Spec.Disable = ptr(true) })
 			default:
@@ -275,7 +275,7 @@ func TestDoubtAndReserved(t *testing.T) {
 	o.Spec.IPs = []string{"10.1.0.10"}
 	c.create(o)
 	t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
-	c.eventually("the agent has heard of it", func() bool { return !n.agent.facts.Reserved().IsEmpty() })
+	c.eventually("the agent has heard of it", func() bool { return !n.agent.Facts.Reserved().IsEmpty() })
 	away.Store(false)
 	a := n.adding(p, "c2")
 	if <-a.done; a.err == nil {

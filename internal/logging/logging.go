@@ -1,4 +1,4 @@
-// Package logging makes the log of a daemon.
+// Package logging makes the log of a daemon, and keeps what it cannot do now.
 package logging
 
 import (

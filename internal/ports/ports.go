@@ -4,73 +4,44 @@ package ports
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
+
+	"github.com/spidernet-io/spiderpool/internal/logging"
 )
 
 // again is how often a port that could not be opened is tried again.
 const again = 2 * time.Second
 
-// Ports are the TCP ports of one daemon.
-type Ports struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	problem map[string]string
-}
+// Ports are the TCP ports of one daemon. Its Problem says which cannot be opened.
+type Ports struct{ logging.Problems }
 
 // New prepares the ports; log hears of those that cannot be opened.
-func New(log *slog.Logger) *Ports { return &Ports{log: log, problem: map[string]string{}} }
+func New(log *slog.Logger) *Ports { return &Ports{logging.Problems{Log: log}} }
 
 // Serve serves a port, which name says for people what it is for, until ctx ends.
 func (p *Ports) Serve(ctx context.Context, name, address string, handler http.Handler) {
 	server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
+	what := "the port for " + name + " is not served"
 	for ctx.Err() == nil {
 		l, err := net.Listen("tcp", address)
-		if p.note(name, err); err == nil {
+		if p.Note(what, err); err == nil {
 			err = server.Serve(l)
 		}
 		if ctx.Err() == nil {
-			p.note(name, err)
+			p.Note(what, err)
 		}
 		select {
 		case <-time.After(again):
 		case <-ctx.Done():
 		}
 	}
-}
-
-// note keeps why a port is not served, and logs it once.
-func (p *Ports) note(name string, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		delete(p.problem, name)
-		return
-	}
-	text := fmt.Sprintf("the port for %s is not served: %v", name, err)
-	if p.problem[name] != text {
-		p.log.Error(text)
-	}
-	p.problem[name] = text
-}
-
-// Problem says which ports are not served, or returns an empty text. For readiness.
-func (p *Ports) Problem() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(slices.Sorted(maps.Values(p.problem)), "; ")
 }
 
 // Everywhere is a port on all addresses of the host.

@@ -22,7 +22,7 @@ var plan = map[string][]string{
 	"internal/probe":            {},
 	"internal/coalesce":         {},
 	"internal/logging":          {},
-	"internal/ports":            {},
+	"internal/ports":            {"internal/logging"},
 	"internal/apiclient":        {"api/v2beta1"},
 	"internal/pool":             {"internal/addr", "api/v2beta1"},
 	"internal/ledger":           {"internal/apiclient", "internal/addr", "api/v2beta1"},

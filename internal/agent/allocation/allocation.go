@@ -44,15 +44,7 @@ type Options struct {
 
 // Allocator allocates the addresses of one node.
 type Allocator struct {
-	node      string
-	families  []pool.Family
-	facts     *facts.Facts
-	ledger    *ledger.Ledger
-	leases    *lease.Table
-	durations timing.Durations
-	metrics   *metrics.Metrics
-	events    record.EventRecorder
-	log       *slog.Logger
+	Options
 
 	pools  coalesce.Group[*pool.Pool] // live reads, for the fence
 	lists  coalesce.Group[addr.Set]   // of the addresses in use of a pool
@@ -64,15 +56,14 @@ type Allocator struct {
 
 // New makes an allocator.
 func New(o Options) *Allocator {
-	a := &Allocator{node: o.Node, families: o.Families, facts: o.Facts, ledger: o.Ledger, leases: o.Leases, durations: o.Durations,
-		metrics: o.Metrics, events: o.Events, log: o.Log}
+	a := &Allocator{Options: o}
 	a.pools.Read = o.Facts.ReadPool
 	a.lists.Keep = 2 * usage.LastGap
 	a.lists.Read = func(ctx context.Context, pool string) (addr.Set, error) {
-		a.metrics.Lists.Inc()
-		taken, strange, err := a.ledger.OfPool(ctx, pool)
+		a.Metrics.Lists.Inc()
+		taken, strange, err := a.Ledger.OfPool(ctx, pool)
 		if len(strange) > 0 {
-			a.log.Warn("SpiderIPs that name no address are left out", "pool", pool, "count", len(strange), "first", strange[0])
+			a.Log.Warn("SpiderIPs that name no address are left out", "pool", pool, "count", len(strange), "first", strange[0])
 		}
 		return taken, err
 	}
@@ -114,7 +105,7 @@ type Request struct {
 // release what another container of the pod bears, and has it again when it returns an address.
 func (a *Allocator) Lock(ctx context.Context, r *Request) (err error) {
 	if r.iface == nil {
-		r.iface, r.unlock, err = a.leases.Lock(ctx, r.Owner())
+		r.iface, r.unlock, err = a.Leases.Lock(ctx, r.Owner())
 	}
 	return err
 }
@@ -158,7 +149,7 @@ func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*G
 	if r.seen == nil {
 		r.seen = map[string]time.Time{}
 	}
-	edited := a.facts.PoolsChanged()
+	edited := a.Facts.PoolsChanged()
 	g, refused, err := a.attempt(ctx, r, f)
 	if refused == nil {
 		return g, err
@@ -181,26 +172,22 @@ func (a *Allocator) attempt(ctx context.Context, r *Request, f pool.Family) (*Gr
 // that refuses meanwhile.
 func (a *Allocator) round(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
 	a.selectAgain(r, f)
-	var candidates []pool.Candidate
-	err := r.Retry(ctx, func() (err error) {
-		candidates, err = a.facts.Candidates(ctx, r.Selection, f)
-		return err
-	})
+	candidates, err := retry(ctx, r, func() ([]pool.Candidate, error) { return a.Facts.Candidates(ctx, r.Selection, f) })
 	if err != nil {
 		return nil, nil, away(err)
 	}
 	serve, refusals := pool.Choose(r.Context, f, candidates)
-	refused := newRefused(r, f, refusals)
+	refused := &Refused{Full: map[string]*Full{}, Asked: r.asked(f),
+		Unserved: pool.Unserved{Interface: r.Interface, Family: f, Selection: r.Selection, Why: refusals}}
 	for _, p := range serve {
 		g, full, refusal, err := a.claim(ctx, r, p, f)
-		switch {
-		case g != nil || err != nil:
+		if g != nil || err != nil {
 			return g, nil, err
-		case full != nil:
-			refused.full(p.Name, full)
-		default:
-			refused.add(p.Name, refusal)
 		}
+		if full != nil {
+			refused.Full[p.Name] = full
+		}
+		refused.Why = append(refused.Why, pool.Refusal{Pool: p.Name, Why: refusal})
 	}
 	return nil, refused, nil
 }
@@ -210,7 +197,7 @@ func (a *Allocator) selectAgain(r *Request, f pool.Family) {
 	if r.Selection.Source != pool.FromDefaults {
 		return
 	}
-	if now, err := pool.SelectionOf(r.Context, a.facts.Pools(), a.families); err == nil && len(now.Names[f]) > 0 {
+	if now, err := pool.SelectionOf(r.Context, a.Facts.Pools(), a.Families); err == nil && len(now.Names[f]) > 0 {
 		r.Selection.Names[f] = now.Names[f]
 	}
 }
@@ -247,12 +234,12 @@ func (a *Allocator) reuse(ctx context.Context, r *Request, f pool.Family) (*Gran
 	if len(i.Leases()) == 0 {
 		return nil, nil
 	}
-	if err := r.Retry(ctx, func() error { return a.leases.Settle(ctx, i) }); err != nil {
+	if err := r.Retry(ctx, func() error { return a.Leases.Settle(ctx, i) }); err != nil {
 		return nil, away(err)
 	}
 	for _, l := range a.usable(r, f) {
 		// Also what was confirmed is written: only that shows that the entry stands and is not another's by now.
-		err := r.Retry(ctx, func() error { return a.leases.Rewrite(ctx, i, l, r.spec(a.node)) })
+		err := r.Retry(ctx, func() error { return a.Leases.Rewrite(ctx, i, l, r.spec(a.Node)) })
 		if errors.Is(err, ledger.ErrLost) {
 			continue
 		} else if err != nil {
@@ -280,7 +267,7 @@ func (a *Allocator) usable(r *Request, f pool.Family) (out []*lease.Lease) {
 		switch mine := l.Entry.Spec.ContainerID == r.ContainerID; {
 		case mine && l.Confirmed:
 			out = append(out, l)
-		case mine || a.leases.Silent(l, r.Key()):
+		case mine || a.Leases.Silent(l, r.Key()):
 			others = append(others, l)
 		}
 	}
@@ -290,7 +277,7 @@ func (a *Allocator) usable(r *Request, f pool.Family) (out []*lease.Lease) {
 // Release removes the entry of a lease and, if that made the address free, wakes the oldest ADD that can use it.
 func (a *Allocator) Release(ctx context.Context, i *lease.Interface, l *lease.Lease) error {
 	name, address := l.Entry.Spec.Pool, lease.AddressOf(l.Entry)
-	freed, err := a.leases.Release(ctx, i, l)
+	freed, err := a.Leases.Release(ctx, i, l)
 	if freed {
 		a.freed(name, address, i.Owner)
 	}
@@ -304,22 +291,20 @@ func (a *Allocator) freed(pool string, address netip.Addr, from lease.Owner) {
 	}
 }
 
-// PutBack releases leases also when the call's time is over. What cannot be released now stays a lease of the interface, and
-// the audit releases it.
-func (a *Allocator) PutBack(ctx context.Context, i *lease.Interface, leases ...*lease.Lease) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.durations.PutBack)
+// PutBack releases a lease also when the call's time is over. If it cannot be released now it stays the interface's, and the
+// audit releases it.
+func (a *Allocator) PutBack(ctx context.Context, i *lease.Interface, l *lease.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.Durations.PutBack)
 	defer cancel()
-	for _, l := range leases {
-		if err := a.Release(ctx, i, l); err != nil {
-			a.log.Warn("not released yet", "address", l.Entry.Spec.Address, "pod", l.Entry.Spec.Pod.Namespace+"/"+l.Entry.Spec.Pod.Name, "error", err)
-		}
+	if err := a.Release(ctx, i, l); err != nil {
+		a.Log.Warn("not released yet", "address", l.Entry.Spec.Address, "pod", l.Entry.Spec.Pod.Namespace+"/"+l.Entry.Spec.Pod.Name, "error", err)
 	}
 }
 
 // Tidy forgets what is remembered of pools that exist no more.
 func (a *Allocator) Tidy() {
 	exist := map[string]bool{}
-	for _, p := range a.facts.Pools() {
+	for _, p := range a.Facts.Pools() {
 		exist[p.Name] = true
 	}
 	a.usages.KeepOnly(func(pool string) bool { return exist[pool] })

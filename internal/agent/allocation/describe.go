@@ -2,7 +2,6 @@ package allocation
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -29,7 +28,9 @@ func (a *Allocator) describe(ctx context.Context, r *Request, refused *Refused) 
 		}
 		for held := range full.Candidates.Ranges() {
 			for address := held.From(); held.Contains(address); address = address.Next() {
-				a.addHolder(ctx, r, &full.Usage, address)
+				if entry, err := a.Ledger.Get(ctx, addr.Name(address)); err == nil && entry != nil {
+					full.Usage.Holders = append(full.Usage.Holders, a.holder(ctx, r, entry))
+				}
 			}
 		}
 	}
@@ -37,15 +38,15 @@ func (a *Allocator) describe(ctx context.Context, r *Request, refused *Refused) 
 
 // countTerminating counts the addresses of full pools that pods of this node hold which are being deleted.
 func (a *Allocator) countTerminating(refused *Refused) {
-	for _, o := range a.leases.Owners() {
-		i, unlock, ok := a.leases.TryLock(o, false)
+	for _, o := range a.Leases.Owners() {
+		i, unlock, ok := a.Leases.TryLock(o, false)
 		if !ok {
 			continue // it is being served, or released
 		}
 		for _, l := range i.Leases() {
 			s := l.Entry.Spec
 			full := refused.Full[s.Pool]
-			if full != nil && full.Candidates.Contains(lease.AddressOf(l.Entry)) && a.facts.Terminating(s.Pod.Namespace, s.Pod.Name, s.Pod.UID) {
+			if full != nil && full.Candidates.Contains(lease.AddressOf(l.Entry)) && a.Facts.Terminating(s.Pod.Namespace, s.Pod.Name, s.Pod.UID) {
 				full.Usage.Terminating++
 				full.Usage.Where = " on this node"
 			}
@@ -54,20 +55,11 @@ func (a *Allocator) countTerminating(refused *Refused) {
 	}
 }
 
-// addHolder adds who holds an address.
-func (a *Allocator) addHolder(ctx context.Context, r *Request, u *pool.Usage, address netip.Addr) {
-	entry, err := a.ledger.Get(ctx, addr.Name(address))
-	if err != nil || entry == nil {
-		return
-	}
-	u.Holders = append(u.Holders, a.holder(ctx, r, entry))
-}
-
 // holder says who holds an entry, as far as that can be found out.
 func (a *Allocator) holder(ctx context.Context, r *Request, entry *v2beta1.SpiderIP) pool.Holder {
 	p := entry.Spec.Pod
 	h := pool.Holder{Pod: p.Namespace + "/" + p.Name, Node: entry.Spec.Node}
-	pod, gone, err := a.facts.PodOfAnyNode(ctx, p.Namespace, p.Name, p.UID)
+	pod, gone, err := a.Facts.PodOfAnyNode(ctx, p.Namespace, p.Name, p.UID)
 	switch {
 	case gone:
 		h.State = "gone, its container not yet"
@@ -79,12 +71,12 @@ func (a *Allocator) holder(ctx context.Context, r *Request, entry *v2beta1.Spide
 	default:
 		h.State = "running"
 	}
-	top, err := a.facts.TopOwner(ctx, pod)
+	top, err := a.Facts.TopOwner(ctx, pod)
 	if err != nil || top.UID == pod.UID {
 		return h
 	}
 	h.Owner = top.Kind + " " + top.Name
-	own, err := a.facts.TopOwner(ctx, r.Pod)
+	own, err := a.Facts.TopOwner(ctx, r.Pod)
 	h.SameOwner = err == nil && own.UID == top.UID
 	return h
 }

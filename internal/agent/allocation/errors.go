@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,57 +34,38 @@ var (
 type Full struct {
 	Candidates addr.Set
 	Usage      pool.Usage
-	// Asked is the address that was asked for, if it is the only candidate.
-	Asked netip.Addr
 }
 
-// reason says it for people.
-func (f *Full) reason() string {
-	if !f.Asked.IsValid() {
+// reason says it for people; asked is the address that was asked for, if it is the only candidate.
+func (f *Full) reason(asked netip.Addr) string {
+	if !asked.IsValid() {
 		return f.Usage.UsedOut()
 	}
 	var holder pool.Holder
 	if len(f.Usage.Holders) > 0 {
 		holder = f.Usage.Holders[0]
 	}
-	return pool.HeldRequest(f.Asked, holder)
+	return pool.HeldRequest(asked, holder)
 }
 
 // Refused is the error of an interface that gets no address of a family: which pools were tried and why each did not serve.
 type Refused struct {
+	// Unserved has the reasons in order, an empty one for a full pool: there it follows from Full.
+	pool.Unserved
 	// Full are the pools that were full, by name.
 	Full map[string]*Full
 	// Asked is the address that was asked for, if any.
 	Asked netip.Addr
-
-	ifname    string
-	family    pool.Family
-	selection pool.Selection
-	why       []pool.Refusal // in order; of a full pool the reason follows from Full
-}
-
-func newRefused(r *Request, f pool.Family, refusals []pool.Refusal) *Refused {
-	return &Refused{Full: map[string]*Full{}, Asked: r.asked(f), ifname: r.Interface, family: f, selection: r.Selection, why: refusals}
-}
-
-func (e *Refused) add(name, why string) {
-	e.why = append(e.why, pool.Refusal{Pool: name, Why: why})
-}
-
-func (e *Refused) full(name string, full *Full) {
-	full.Asked = e.Asked
-	e.Full[name] = full
-	e.add(name, "")
 }
 
 // Error names each pool and why it did not serve.
 func (e *Refused) Error() string {
-	out := pool.Unserved{Interface: e.ifname, Family: e.family, Selection: e.selection}
-	for _, r := range e.why {
+	out := e.Unserved
+	out.Why = slices.Clone(e.Why)
+	for i, r := range out.Why {
 		if full := e.Full[r.Pool]; full != nil && r.Why == "" {
-			r.Why = full.reason()
+			out.Why[i].Why = full.reason(e.Asked)
 		}
-		out.Why = append(out.Why, r)
 	}
 	return out.Error()
 }
@@ -96,6 +78,12 @@ func (r *Request) Retry(ctx context.Context, do func() error) error {
 			return err
 		}
 	}
+}
+
+// retry is Retry of something that has a result.
+func retry[T any](ctx context.Context, r *Request, do func() (T, error)) (out T, err error) {
+	err = r.Retry(ctx, func() error { out, err = do(); return err })
+	return out, err
 }
 
 // Transient reports whether doing the same again may help: the API server was not reached, had no time, did not say what

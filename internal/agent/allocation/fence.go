@@ -31,14 +31,17 @@ func (a *Allocator) confirm(ctx context.Context, r *Request, l *lease.Lease, f p
 		l.Confirmed = true
 		return v, nil
 	case err != nil && l.Owned: // it stays the pod's
-	case a.leases.Silent(l, r.Key()):
+	case a.Leases.Silent(l, r.Key()):
 		a.PutBack(ctx, r.iface, l)
 	}
 	return v, err
 }
 
 func (a *Allocator) judge(ctx context.Context, r *Request, l *lease.Lease, f pool.Family) (v verdict, err error) {
-	v.live, err = a.live(ctx, r, l.Entry.Spec.Pool)
+	// As of a moment after the call. The facts believe it from now on, so that a search does not go by what a watch has not
+	// corrected yet.
+	live, err := retry(ctx, r, func() (coalesce.Result[*pool.Pool], error) { return a.pools.Fresh(ctx, l.Entry.Spec.Pool) })
+	v.live = live.Value
 	switch {
 	case errors.Is(err, facts.ErrNoPool):
 		v.refusal = err.Error()
@@ -49,21 +52,10 @@ func (a *Allocator) judge(ctx context.Context, r *Request, l *lease.Lease, f poo
 		v.moved = !v.live.Addresses.Contains(lease.AddressOf(l.Entry))
 		return v, nil
 	}
-	if err := r.Retry(ctx, func() error { return a.facts.FreshReserved(ctx) }); err != nil {
+	if err := r.Retry(ctx, func() error { return a.Facts.FreshReserved(ctx) }); err != nil {
 		return v, away(err)
 	}
 	v.refusal = v.live.Refuses(r.Context, f)
-	v.moved = v.refusal == "" && !a.facts.Gives(v.live).Contains(lease.AddressOf(l.Entry))
+	v.moved = v.refusal == "" && !a.Facts.Gives(v.live).Contains(lease.AddressOf(l.Entry))
 	return v, nil
-}
-
-// live is a pool as of a moment after the call. The facts believe it from now on, so that a search does not go by what a
-// watch has not corrected yet.
-func (a *Allocator) live(ctx context.Context, r *Request, name string) (*pool.Pool, error) {
-	var live coalesce.Result[*pool.Pool]
-	err := r.Retry(ctx, func() (err error) {
-		live, err = a.pools.Fresh(ctx, name)
-		return err
-	})
-	return live.Value, err
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 )
 
@@ -22,9 +21,9 @@ type waiter struct {
 	// woken has a token when there is something for it to try.
 	woken chan struct{}
 
-	// wants are the addresses that it can use, by pool, and offers those that came free for it and that it has not tried. The
-	// lock of the line guards both.
-	wants  map[string]addr.Set
+	// wants are the full pools of which it can use an address, by name, and offers the addresses that came free for it and that
+	// it has not tried. The lock of the line guards both.
+	wants  map[string]*Full
 	offers []offer
 }
 
@@ -35,15 +34,12 @@ type offer struct {
 }
 
 // join puts an ADD in line, by the time it came.
-func (l *line) join(r *Request, wants map[string]addr.Set) *waiter {
+func (l *line) join(r *Request, wants map[string]*Full) *waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := &waiter{request: r, wants: wants, woken: make(chan struct{}, 1)}
-	i := slices.IndexFunc(l.waiting, func(o *waiter) bool { return o.request.Came.After(r.Came) })
-	if i < 0 {
-		i = len(l.waiting)
-	}
-	l.waiting = slices.Insert(l.waiting, i, w)
+	l.waiting = append(l.waiting, w)
+	slices.SortStableFunc(l.waiting, func(a, b *waiter) int { return a.request.Came.Compare(b.request.Came) })
 	return w
 }
 
@@ -57,8 +53,8 @@ func (l *line) leave(w *waiter) []offer {
 	return left
 }
 
-// want says which addresses a waiter can use from now on.
-func (l *line) want(w *waiter, wants map[string]addr.Set) {
+// want says of which pools a waiter can use addresses from now on.
+func (l *line) want(w *waiter, wants map[string]*Full) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.wants = wants
@@ -77,7 +73,7 @@ func (l *line) wake(o offer, from lease.Owner) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range l.waiting {
-		if w.request.Owner() != from && w.wants[o.pool].Contains(o.address) {
+		if full := w.wants[o.pool]; full != nil && full.Candidates.Contains(o.address) && w.request.Owner() != from {
 			w.offers = append(w.offers, o)
 			select {
 			case w.woken <- struct{}{}:

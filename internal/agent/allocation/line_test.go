@@ -21,8 +21,8 @@ func set(t testing.TB, texts ...string) addr.Set {
 	return s
 }
 
-func wants(t testing.TB, pool string, texts ...string) map[string]addr.Set {
-	return map[string]addr.Set{pool: set(t, texts...)}
+func wants(t testing.TB, pool string, texts ...string) map[string]*Full {
+	return map[string]*Full{pool: {Candidates: set(t, texts...)}}
 }
 
 // ask is the ADD of a pod that came after a time.
@@ -49,7 +49,7 @@ func TestLine(t *testing.T) {
 	for _, r := range []struct {
 		pod   string
 		came  time.Duration
-		wants map[string]addr.Set
+		wants map[string]*Full
 	}{
 		{"third", 3, wants(t, "v4", "10.1.0.1-10.1.0.9")},
 		{"first", 1, wants(t, "v4", "10.1.0.1-10.1.0.5")},
@@ -130,7 +130,7 @@ func TestLineRace(t *testing.T) {
 	var group sync.WaitGroup
 	for n := range adds {
 		group.Go(func() {
-			w := l.join(ask("p", time.Duration(n)), map[string]addr.Set{"v4": all})
+			w := l.join(ask("p", time.Duration(n)), map[string]*Full{"v4": {Candidates: all}})
 			for range rand.N(50) {
 				if isWoken(w) && rand.N(2) == 0 {
 					if a, ok := l.take(w, "v4"); ok {

@@ -32,7 +32,7 @@ type search struct {
 
 	// tried are the candidates that were answered "taken" to this search, latest those since the last LIST, and batch is how
 	// many are tried between two.
-	tried  map[netip.Addr]struct{}
+	tried  map[netip.Addr]bool
 	latest []netip.Addr
 	batch  int
 	// listed says that a LIST came that was sent after the ADD; likely that it left a candidate that may well be free.
@@ -43,7 +43,7 @@ type search struct {
 // candidate is in a LIST that was sent after this ADD came, or was answered "taken" to it.
 func (a *Allocator) search(ctx context.Context, r *Request, p *pool.Pool, candidates addr.Set) (*lease.Lease, *Full, error) {
 	s := &search{Allocator: a, request: r, pool: p, usage: a.usages.Of(p.Name), candidates: candidates,
-		random: newRandom(), tried: map[netip.Addr]struct{}{}, batch: tries}
+		random: newRandom(), tried: map[netip.Addr]bool{}, batch: tries}
 	for {
 		l, err := s.try(ctx)
 		if l != nil || err != nil {
@@ -65,7 +65,7 @@ func (a *Allocator) search(ctx context.Context, r *Request, p *pool.Pool, candid
 func newRandom() *rand.Rand { return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) }
 
 func (s *search) full() *Full {
-	reserved := s.pool.Addresses.Minus(s.facts.Gives(s.pool))
+	reserved := s.pool.Addresses.Minus(s.Facts.Gives(s.pool))
 	return &Full{Candidates: s.candidates, Usage: pool.Usage{Size: s.candidates.Count(), Reserved: reserved.Count()}}
 }
 
@@ -97,12 +97,14 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 			s.usage.Won(address)
 			return l, nil
 		case !errors.Is(err, ledger.ErrTaken):
-			s.passOn(address, err)
+			if s.request.waiter != nil && !errors.Is(err, ledger.ErrUnknown) { // one in doubt is nobody's yet
+				s.freed(s.pool.Name, address, s.request.iface.Owner)
+			}
 			return nil, away(err)
 		}
-		s.metrics.Allocation.Conflicts.Inc()
+		s.Metrics.Allocation.Conflicts.Inc()
 		s.usage.Lost(address, s.listed)
-		s.tried[address] = struct{}{}
+		s.tried[address] = true
 		s.latest = append(s.latest, address)
 	}
 	return nil, nil
@@ -122,39 +124,29 @@ func (s *search) next() (netip.Addr, bool) {
 	}
 	for _, l := range s.request.iface.Leases() {
 		a := lease.AddressOf(l.Entry)
-		if _, again := s.tried[a]; !again && !l.Held() && s.candidates.Contains(a) {
+		if !s.tried[a] && !l.Held() && s.candidates.Contains(a) {
 			return a, true
 		}
 	}
 	return s.usage.Pick(s.candidates, s.tried, s.random)
 }
 
-// passOn offers an address whose claim was refused to the next in line. One whose claim is in doubt is nobody's yet.
-func (s *search) passOn(a netip.Addr, err error) {
-	if s.request.waiter != nil && !errors.Is(err, ledger.ErrUnknown) {
-		s.freed(s.pool.Name, a, s.request.iface.Owner)
-	}
-}
-
 // create claims one address. While the API server does not say what became of it, the same claim is sent again for as long
 // as the ADD may wait; then it stays in doubt.
-func (s *search) create(ctx context.Context, address netip.Addr) (l *lease.Lease, err error) {
-	spec := s.request.spec(s.node)
+func (s *search) create(ctx context.Context, address netip.Addr) (*lease.Lease, error) {
+	spec := s.request.spec(s.Node)
 	spec.Address, spec.Pool = address.String(), s.pool.Name
-	err = s.request.Retry(ctx, func() error {
-		l, err = s.leases.Create(ctx, s.request.iface, &v2beta1.SpiderIP{Spec: spec})
-		return err
+	return retry(ctx, s.request, func() (*lease.Lease, error) {
+		return s.Leases.Create(ctx, s.request.iface, &v2beta1.SpiderIP{Spec: spec})
 	})
-	return l, err
 }
 
 // list finds out by a LIST what is free: the first time by any that was sent after the ADD came, then by one newer than the
 // last it saw. woken says that an address was offered before it came.
 func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error) {
-	seen, again := s.request.seen[s.pool.Name]
-	since := s.request.Came
-	if again {
-		since = seen
+	since, again := s.request.seen[s.pool.Name]
+	if !again {
+		since = s.request.Came
 	}
 	var r coalesce.Result[addr.Set]
 	err = s.request.Retry(ctx, func() (err error) {
@@ -178,14 +170,11 @@ func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error
 // due is when the next LIST may be sent: by the pace of the pool, but when the ADD may wait no longer, or is hurried, as soon
 // as a hurried one may.
 func (s *search) due(hurried bool) time.Time {
-	soon, paced := s.usage.Next(true), s.usage.Next(false)
-	switch {
-	case hurried || s.request.Deadline.Before(soon):
+	soon := s.usage.Next(true)
+	if hurried || s.request.Deadline.Before(soon) {
 		return soon
-	case s.request.Deadline.Before(paced):
-		return s.request.Deadline
 	}
-	return paced
+	return earlier(s.request.Deadline, s.usage.Next(false))
 }
 
 // noteForeign notes what a LIST calls free and a create called taken. If that is all that was tried since the last LIST,
@@ -232,7 +221,7 @@ func (s *search) interruptible(ctx context.Context, since, notBefore time.Time) 
 // candidates are the addresses of a pool that an ADD may get: all that are not reserved, or the one that was asked for, if
 // the pool has it.
 func (a *Allocator) candidates(r *Request, p *pool.Pool, f pool.Family) (_ addr.Set, refusal string) {
-	all := a.facts.Gives(p)
+	all := a.Facts.Gives(p)
 	asked := r.asked(f)
 	if !asked.IsValid() {
 		return all, ""

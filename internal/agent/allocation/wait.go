@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
@@ -19,11 +18,11 @@ const ReasonWaiting = "IPAllocationWaiting"
 
 // wait stands in line until an address is won or the deadline has passed, and then looks once more.
 func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused *Refused, edited <-chan struct{}) (*Grant, error) {
-	r.waiter = a.line.join(r, refused.wants())
+	r.waiter = a.line.join(r, refused.Full)
 	defer a.leave(r)
 	a.tell(ctx, r, refused)
 	for {
-		deadline := refused.deadline(r, a.durations.EditArrival)
+		deadline := refused.deadline(r, a.Durations.EditArrival)
 		r.Unlock()
 		if err := a.idle(ctx, r, refused, deadline, edited); err != nil {
 			return nil, err
@@ -32,7 +31,7 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 			return nil, err
 		}
 		r.final = !time.Now().Before(deadline)
-		edited = a.facts.PoolsChanged()
+		edited = a.Facts.PoolsChanged()
 		g, again, err := a.attempt(ctx, r, f)
 		switch {
 		case again == nil:
@@ -42,7 +41,7 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 			return nil, again
 		}
 		refused = again
-		a.line.want(r.waiter, refused.wants())
+		a.line.want(r.waiter, refused.Full)
 	}
 }
 
@@ -65,9 +64,7 @@ func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, dead
 		if u.LikelyFree(full.Candidates, nil, newRandom()) {
 			return nil // it came free while this ADD was joining the line
 		}
-		if next := u.Next(false); next.Before(until) {
-			until = next
-		}
+		until = earlier(until, u.Next(false))
 	}
 	timer := time.NewTimer(max(time.Until(until), leastPause))
 	defer timer.Stop()
@@ -91,24 +88,19 @@ func (e *Refused) deadline(r *Request, editArrival time.Duration) time.Time {
 			return r.Deadline
 		}
 	}
-	if soon := r.Came.Add(editArrival); soon.Before(r.Deadline) {
-		return soon
+	return earlier(r.Deadline, r.Came.Add(editArrival))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	return r.Deadline
+	return a
 }
 
 // tell records on the pod that its ADD waits, and why.
 func (a *Allocator) tell(ctx context.Context, r *Request, refused *Refused) {
 	a.describe(ctx, r, refused)
-	a.events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting,
+	a.Events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting,
 		fmt.Sprintf("waiting for an address, up to %s: %s", time.Until(r.Deadline).Round(time.Second), refused))
-}
-
-// wants are the addresses for which it is worth waiting, by pool.
-func (e *Refused) wants() map[string]addr.Set {
-	out := map[string]addr.Set{}
-	for name, full := range e.Full {
-		out[name] = full.Candidates
-	}
-	return out
 }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -45,30 +46,32 @@ const (
 	Deleted
 )
 
-// attachment is one container's side of an interface. The lock of its table guards it.
+// Attachment is what the table tells of one container's side of an interface; the zero value if it knows nothing of it.
+type Attachment struct {
+	State State
+	// Owner is the pod's interface, zero until an ADD has found out or an entry told.
+	Owner Owner
+	// Admitted is when this process has let the last ADD in, zero if none: what the container holds is then known here.
+	Admitted time.Time
+	// Answer is what the last ADD was answered by this process, nil if nothing or if the container was deleted since.
+	Answer *wire.Reply
+}
+
+// attachment is what the table keeps of it. The lock of its table guards it.
 type attachment struct {
-	state State
-	// owner is the pod's interface, once an ADD has found out or an entry told.
-	owner Owner
-	// since is when the last DEL came, admitted when the last ADD was let in.
-	since, admitted time.Time
-	// add is the ADD in progress, if there is one: also of a container that is being deleted.
-	add *addInProgress
+	// State is Held also while an ADD is in progress: that it is Adding follows from ended.
+	Attachment
+	// since is when the last DEL came.
+	since time.Time
+	// cancel and ended are of the ADD in progress, nil if there is none: also of a container that is being deleted.
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
 	// gone is closed when a container that is being deleted is deleted.
 	gone chan struct{}
 	// dels counts DELs, noted those whose note is written; releasing says that one is being carried out.
 	dels, noted int
 	releasing   bool
-	// answer is what its ADD was answered by this process.
-	answer *wire.Reply
 }
-
-type addInProgress struct {
-	cancel context.CancelCauseFunc
-	ended  chan struct{}
-}
-
-func (a *attachment) adding() bool { return a != nil && a.add != nil }
 
 // Admit lets an ADD in whose plugin was started at began. It waits for another ADD of the attachment to end, and for what a
 // DEL before it has to release. The context that it returns is cancelled by a DEL. leave must be called at the end. Errors:
@@ -89,24 +92,17 @@ func (t *Table) Admit(ctx context.Context, k Key, began time.Time) (_ context.Co
 func (t *Table) tryAdmit(ctx context.Context, k Key, began time.Time) (_ context.Context, leave func(), blocked <-chan struct{}, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.attachments[k]
+	a := t.attachment(k)
 	switch {
-	case a == nil:
-		a = &attachment{}
-		t.attachments[k] = a
-	case a.state >= Deleting && a.since.After(began):
+	case a.State >= Deleting && a.since.After(began):
 		return nil, nil, nil, ErrDeleted
-	case a.state == Deleting:
+	case a.State == Deleting:
 		return nil, nil, a.gone, nil
-	case a.add != nil:
-		return nil, nil, a.add.ended, nil
+	case a.ended != nil:
+		return nil, nil, a.ended, nil
 	}
 	inside, cancel := context.WithCancelCause(ctx)
-	mine := &addInProgress{cancel, make(chan struct{})}
-	if a.state != Held {
-		a.state = Adding
-	}
-	a.add, a.admitted = mine, time.Now()
+	a.State, a.Admitted, a.cancel, a.ended = Held, time.Now(), cancel, make(chan struct{})
 	return inside, func() { t.leave(k, a) }, nil, nil
 }
 
@@ -114,59 +110,51 @@ func (t *Table) tryAdmit(ctx context.Context, k Key, began time.Time) (_ context
 func (t *Table) leave(k Key, a *attachment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a.add.cancel(nil)
-	close(a.add.ended)
-	a.add = nil
-	if a.state == Adding {
-		a.state = Held
-	}
+	a.cancel(nil)
+	close(a.ended)
+	a.ended = nil
 	t.forgetIfEmpty(k, a)
 }
 
 // forgetIfEmpty drops an attachment whose owner has nothing. The caller has the lock.
 func (t *Table) forgetIfEmpty(k Key, a *attachment) {
-	if _, has := t.interfaces[a.owner]; !has && a.state == Held && a.add == nil {
+	if _, has := t.interfaces[a.Owner]; !has && a.State == Held && a.ended == nil {
 		delete(t.attachments, k)
 	}
 }
 
-// Delete begins a DEL: an ADD in progress is cancelled, and none that began before is let in from now on. It reports
-// whether anything is known of the attachment. Noted must follow when its note is written, or NothingToRelease.
-func (t *Table) Delete(k Key) (known bool) {
+// Delete begins a DEL: an ADD in progress is cancelled, and none that began before is let in from now on. If nothing is known
+// of the attachment, and all that its node holds is, the DEL has ended: there is nothing to release. Else Noted must follow
+// when its note is written.
+func (t *Table) Delete(k Key, allKnown bool) (ended bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.attachments[k]
-	known = a != nil && a.state != Deleted
+	known := a != nil && a.State != Deleted
 	a = t.delete(k)
+	if !known && allKnown {
+		a.end()
+		return true
+	}
 	a.dels++
-	return known
+	return false
 }
 
 // delete brings an attachment into the state Deleting. The caller has the lock.
 func (t *Table) delete(k Key) *attachment {
 	now := time.Now()
-	t.forgetDeleted(now)
-	a := t.attachments[k]
-	if a == nil {
-		a = &attachment{}
-		t.attachments[k] = a
+	maps.DeleteFunc(t.attachments, func(_ Key, a *attachment) bool {
+		return a.State == Deleted && now.Sub(a.since) > t.durations.Remember
+	})
+	a := t.attachment(k)
+	if a.ended != nil {
+		a.cancel(ErrDeleted)
 	}
-	if a.add != nil {
-		a.add.cancel(ErrDeleted)
+	if a.State != Deleting {
+		a.State, a.gone = Deleting, make(chan struct{})
 	}
-	if a.state != Deleting {
-		a.state, a.gone = Deleting, make(chan struct{})
-	}
-	a.since, a.answer = now, nil
+	a.since, a.Answer = now, nil
 	return a
-}
-
-func (t *Table) forgetDeleted(now time.Time) {
-	for k, a := range t.attachments {
-		if a.state == Deleted && now.Sub(a.since) > t.durations.Remember {
-			delete(t.attachments, k)
-		}
-	}
 }
 
 // Noted says that the note of a DEL is written.
@@ -176,19 +164,9 @@ func (t *Table) Noted(k Key) {
 	t.attachments[k].noted++
 }
 
-// NothingToRelease ends a DEL of which nothing is known, without a note.
-func (t *Table) NothingToRelease(k Key) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a := t.attachments[k]
-	if a.noted++; a.noted == a.dels && !a.releasing && a.state == Deleting {
-		a.end()
-	}
-}
-
 // end brings an attachment from Deleting to Deleted. The caller has the lock.
 func (a *attachment) end() {
-	a.state = Deleted
+	a.State = Deleted
 	close(a.gone)
 }
 
@@ -197,7 +175,7 @@ func (a *attachment) end() {
 func (t *Table) DeleteAsNoted(k Key, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if a := t.attachments[k]; a != nil && (a.state == Deleting || a.admitted.After(at)) {
+	if a := t.attachments[k]; a != nil && (a.State == Deleting || a.Admitted.After(at)) {
 		return
 	}
 	t.delete(k)
@@ -209,7 +187,7 @@ func (t *Table) BeginRelease(k Key) (dels int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a := t.attachments[k]
-	if a == nil || a.state != Deleting || a.releasing {
+	if a == nil || a.State != Deleting || a.releasing {
 		return 0, false
 	}
 	a.releasing = true
@@ -236,81 +214,54 @@ func (t *Table) EndRelease(k Key, dels int, done bool) (again bool) {
 // AwaitAdd waits until no ADD of the attachment is in progress.
 func (t *Table) AwaitAdd(ctx context.Context, k Key) error {
 	t.mu.Lock()
-	a := t.attachments[k]
-	if !a.adding() {
-		t.mu.Unlock()
+	var ended chan struct{}
+	if a := t.attachments[k]; a != nil {
+		ended = a.ended
+	}
+	t.mu.Unlock()
+	if ended == nil {
 		return nil
 	}
-	ended := a.add.ended
-	t.mu.Unlock()
 	return Wait(ctx, ended)
 }
 
-// StateOf is the state of an attachment.
-func (t *Table) StateOf(k Key) State {
+// Attachment is what is known of an attachment now.
+func (t *Table) Attachment(k Key) (out Attachment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.attachments[k]
-	switch {
-	case a == nil:
-		return Absent
-	case a.state == Held && a.add != nil:
-		return Adding
+	if a := t.attachments[k]; a != nil {
+		out = a.Attachment
+		if a.ended != nil && a.State == Held {
+			out.State = Adding
+		}
 	}
-	return a.state
+	return out
+}
+
+// attachment is that of a key, made if there is none. The caller has the lock.
+func (t *Table) attachment(k Key) *attachment {
+	a := t.attachments[k]
+	if a == nil {
+		a = &attachment{Attachment: Attachment{State: Held}}
+		t.attachments[k] = a
+	}
+	return a
 }
 
 // Bind says to which interface of which pod an attachment belongs.
 func (t *Table) Bind(k Key, o Owner) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.attachments[k]
-	if a == nil {
-		a = &attachment{state: Held}
-		t.attachments[k] = a
-	}
-	a.owner = o
-}
-
-// Admitted reports whether this process has let an ADD of the attachment in: what it holds is then known here.
-func (t *Table) Admitted(k Key) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a := t.attachments[k]
-	return a != nil && !a.admitted.IsZero()
-}
-
-// OwnerOf returns the pod's interface that an attachment belongs to.
-func (t *Table) OwnerOf(k Key) (Owner, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	a := t.attachments[k]
-	if a == nil || a.owner == (Owner{}) {
-		return Owner{}, false
-	}
-	return a.owner, true
+	t.attachment(k).Owner = o
 }
 
 // SetAnswer remembers what an ADD is answered, unless its container was deleted meanwhile; nil forgets it.
 func (t *Table) SetAnswer(k Key, reply *wire.Reply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if a := t.attachments[k]; a != nil && a.state < Deleting {
-		a.answer = reply
-		if reply != nil && a.state == Adding {
-			a.state = Held
-		}
+	if a := t.attachments[k]; a != nil && a.State < Deleting {
+		a.Answer = reply
 	}
-}
-
-// AnswerOf is what the last ADD of an attachment was answered by this process, or nil.
-func (t *Table) AnswerOf(k Key) *wire.Reply {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if a := t.attachments[k]; a != nil {
-		return a.answer
-	}
-	return nil
 }
 
 // Adds is how many ADDs are in progress.
@@ -318,7 +269,7 @@ func (t *Table) Adds() (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, a := range t.attachments {
-		if a.adding() {
+		if a.ended != nil {
 			n++
 		}
 	}

@@ -48,7 +48,7 @@ func admits(t *testing.T, table *Table, k Key, began time.Time) (ctx context.Con
 	default:
 	}
 	cancel(errors.New("given up"))
-	if a := <-done; !errors.Is(a.err, ErrBusy) || table.StateOf(k) == Absent {
+	if a := <-done; !errors.Is(a.err, ErrBusy) || table.Attachment(k).State == Absent {
 		t.Errorf("an ADD that was given up: %v", a.err)
 	}
 	return nil, nil, true, nil
@@ -120,7 +120,7 @@ func (w *world) ends(how func()) bool {
 }
 
 func (w *world) del() {
-	w.Delete(c1)
+	w.Delete(c1, false)
 	w.Noted(c1)
 }
 
@@ -167,10 +167,8 @@ func TestAttachmentStates(t *testing.T) {
 		{"DEL", func(w *world) bool { w.del(); return true },
 			[9]State{Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting}},
 		{"DEL of which nothing may be known", func(w *world) bool {
-			if w.Delete(c1) {
+			if !w.Delete(c1, true) {
 				w.Noted(c1)
-			} else {
-				w.NothingToRelease(c1)
 			}
 			return true
 		}, [9]State{Deleted, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleted, Deleted}},
@@ -200,9 +198,7 @@ func TestAttachmentStates(t *testing.T) {
 		}, [9]State{refused, Absent, refused, Absent, refused, refused, Deleting, refused, refused}},
 		{"time passes", func(w *world) bool {
 			time.Sleep(w.durations.Remember + 1)
-			other := Key{"another", "eth0"}
-			w.Delete(other)
-			w.NothingToRelease(other)
+			w.Delete(Key{"another", "eth0"}, true)
 			return true
 		}, [9]State{Absent, Adding, Held, Adding, Held, Deleting, Deleting, Absent, Absent}},
 	} {
@@ -212,7 +208,7 @@ func TestAttachmentStates(t *testing.T) {
 					w := &world{Table: newTestTable(nil), t: t}
 					from.steps(w)
 					time.Sleep(time.Second)
-					before := w.StateOf(c1)
+					before := w.Attachment(c1).State
 					if before != from.state {
 						t.Fatalf("it begins in state %d, want %d", before, from.state)
 					}
@@ -223,10 +219,10 @@ func TestAttachmentStates(t *testing.T) {
 					if want == refused {
 						want = before
 					}
-					if got := w.StateOf(c1); got != want {
+					if got := w.Attachment(c1).State; got != want {
 						t.Errorf("from state %d to %d, want %d", before, got, want)
 					}
-					if w.StateOf(c1) >= Deleting && w.AnswerOf(c1) != nil {
+					if w.Attachment(c1).State >= Deleting && w.Attachment(c1).Answer != nil {
 						t.Error("what a deleted container was answered is remembered")
 					}
 					w.end()
@@ -239,7 +235,7 @@ func TestAttachmentStates(t *testing.T) {
 // end ends all that is in progress, deletes the attachment, and holds the table to forgetting everything.
 func (w *world) end() {
 	w.t.Helper()
-	if deleting := w.StateOf(c1) >= Deleting; w.leave != nil {
+	if deleting := w.Attachment(c1).State >= Deleting; w.leave != nil {
 		if cause := context.Cause(w.inside); errors.Is(cause, ErrDeleted) != deleting {
 			w.t.Errorf("the container is deleted: %t, and the context of its ADD says %v", deleting, cause)
 		}
@@ -247,13 +243,11 @@ func (w *world) end() {
 	}
 	w.del()
 	w.release(true)
-	if got := w.StateOf(c1); got != Deleted || w.Adds() != 0 || w.AnswerOf(c1) != nil {
-		w.t.Errorf("at the end it is in state %d, %d ADDs are in progress, its answer is %v", got, w.Adds(), w.AnswerOf(c1))
+	if got := w.Attachment(c1).State; got != Deleted || w.Adds() != 0 || w.Attachment(c1).Answer != nil {
+		w.t.Errorf("at the end it is in state %d, %d ADDs are in progress, its answer is %v", got, w.Adds(), w.Attachment(c1).Answer)
 	}
 	time.Sleep(w.durations.Remember + 1)
-	other := Key{"other", "eth0"}
-	w.Delete(other)
-	w.NothingToRelease(other)
+	w.Delete(Key{"other", "eth0"}, true)
 	if len(w.attachments) != 1 || len(w.interfaces) != 0 {
 		w.t.Errorf("%d attachments and %d interfaces are remembered", len(w.attachments)-1, len(w.interfaces))
 	}
@@ -270,7 +264,7 @@ func TestSecondDelWhileTheFirstIsReleased(t *testing.T) {
 		{"the second comes after it", func(_ *world, end func(bool) bool) { end(true) }, true},
 		{"it fails", func(_ *world, end func(bool) bool) { end(false) }, false},
 		{"the second's note is being written", func(w *world, end func(bool) bool) {
-			w.Delete(c1)
+			w.Delete(c1, true)
 			if end(true) {
 				w.t.Error("it is released again, before there is a note")
 			}
@@ -314,26 +308,39 @@ func TestSecondDelWhileTheFirstIsReleased(t *testing.T) {
 	}
 }
 
-// TestUnknownAndKnownDelAtOnce: of two DELs at once of a container of which nothing is known the first needs no note and the
-// second writes one; whichever ends last ends both.
+// TestUnknownAndKnownDelAtOnce: of two DELs at once of a container of which nothing is known, one that comes before all of the
+// node is known writes a note, and one that comes after ends at once unless the first is not done; whichever ends last ends
+// both.
 func TestUnknownAndKnownDelAtOnce(t *testing.T) {
-	second := func(w *world) { w.Noted(c1); w.release(true) }
-	for name, steps := range map[string][2]func(w *world){
-		"the first ends first":  {func(w *world) { w.NothingToRelease(c1) }, second},
-		"the second ends first": {second, func(w *world) { w.NothingToRelease(c1) }},
+	early := func(w *world) (ended bool) { return w.Delete(c1, false) }
+	late := func(w *world) (ended bool) { return w.Delete(c1, true) }
+	for name, tc := range map[string]struct {
+		dels  [2]func(w *world) bool
+		ended [2]bool
+	}{
+		"all is known":         {[2]func(w *world) bool{late, late}, [2]bool{true, true}},
+		"all is known at last": {[2]func(w *world) bool{early, late}, [2]bool{false, false}},
+		"the first is ended":   {[2]func(w *world) bool{late, early}, [2]bool{true, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &world{Table: newTestTable(nil), t: t}
-				if w.Delete(c1) || !w.Delete(c1) {
-					t.Error("the first is known, or the second not")
+				notes := 0
+				for i, del := range tc.dels {
+					if ended := del(w); ended != tc.ended[i] {
+						t.Errorf("DEL %d has ended: %t", i+1, ended)
+					} else if !ended {
+						notes++
+					}
 				}
-				steps[0](w)
-				if got := w.StateOf(c1); got != Deleting {
-					t.Errorf("state %d while one of two is not done", got)
+				for ; notes > 0; notes-- {
+					if w.release(true); w.Attachment(c1).State != Deleting {
+						t.Errorf("state %d while one of two is not done", w.Attachment(c1).State)
+					}
+					w.Noted(c1)
 				}
-				if steps[1](w); w.StateOf(c1) != Deleted {
-					t.Errorf("state %d at the end", w.StateOf(c1))
+				if w.release(true); w.Attachment(c1).State != Deleted {
+					t.Errorf("state %d at the end", w.Attachment(c1).State)
 				}
 			})
 		})
@@ -380,7 +387,7 @@ func TestWaitingAdds(t *testing.T) {
 			go add()
 		}
 		time.Sleep(3500 * time.Millisecond)
-		table.Delete(c1)
+		table.Delete(c1, true)
 		table.Noted(c1)
 		count()
 		if served != 3 || refused != adds-3 || most != 1 {
@@ -396,8 +403,8 @@ func TestWaitingAdds(t *testing.T) {
 		if dels, ok := table.BeginRelease(c1); !ok || table.EndRelease(c1, dels, true) {
 			t.Error("not released")
 		}
-		if count(); served != 3+adds || most != 1 || table.StateOf(c1) != Absent || len(table.attachments) != 0 {
-			t.Errorf("%d served, %d at once, then state %d", served, most, table.StateOf(c1))
+		if count(); served != 3+adds || most != 1 || table.Attachment(c1).State != Absent || len(table.attachments) != 0 {
+			t.Errorf("%d served, %d at once, then state %d", served, most, table.Attachment(c1).State)
 		}
 	})
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
-	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/probe"
 )
 
@@ -109,7 +109,8 @@ func (f Finding) vanished() Verdict {
 
 // Snapshot is a LIST of the entries of this node, and when it was sent.
 type Snapshot struct {
-	Entries []v2beta1.SpiderIP
+	// Entries are by the interfaces of pods that hold them.
+	Entries map[Owner][]*v2beta1.SpiderIP
 	Sent    time.Time
 	// First says that it is the first: nothing was served before it.
 	First bool
@@ -117,36 +118,21 @@ type Snapshot struct {
 	Settled bool
 }
 
-// ByOwner groups the entries by the interfaces of pods that hold them.
-func (s *Snapshot) ByOwner() map[Owner][]*v2beta1.SpiderIP {
-	out := map[Owner][]*v2beta1.SpiderIP{}
-	for i := range s.Entries {
-		e := &s.Entries[i]
-		out[ownerOf(e)] = append(out[ownerOf(e)], e)
-	}
-	return out
-}
-
 // List reads what stands in the ledger for this node.
 func (t *Table) List(ctx context.Context) (Snapshot, error) {
-	sent := time.Now()
+	s := Snapshot{Entries: map[Owner][]*v2beta1.SpiderIP{}, Sent: time.Now()}
 	entries, err := t.ledger.OfNode(ctx, t.node)
-	return Snapshot{Entries: entries, Sent: sent}, err
-}
-
-// Report is what an audit of an interface did, for the log, metrics and Events.
-type Report struct {
-	Verdict Verdict
-	Entry   *v2beta1.SpiderIP
-	// Holder is the entry of another that was found in place of a vanished one.
-	Holder *v2beta1.SpiderIP
-	Err    error
+	for i := range entries {
+		o := ownerOf(&entries[i])
+		s.Entries[o] = append(s.Entries[o], &entries[i])
+	}
+	return s, err
 }
 
 // Adopt makes the entries of a snapshot leases of an interface that it does not know yet. Those that Decide would release were
 // told to nobody who lives: the audit, which comes next, releases them. The caller has locked the interface.
-func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*v2beta1.SpiderIP) {
-	for _, e := range entries {
+func (t *Table) Adopt(ctx context.Context, i *Interface, s *Snapshot) {
+	for _, e := range s.Entries[i.Owner] {
 		if l := i.Lease(e.Name); l != nil && (l.Held() || l.unsettled()) {
 			continue
 		}
@@ -158,7 +144,7 @@ func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*
 			e = now
 		}
 		l := &Lease{Entry: e, Owned: probe.Bears(e.Spec.Netns, e.Spec.Interface, AddressOf(e))}
-		f := Finding{Listed: true, Stands: true, Attachment: t.StateOf(l.Key()), Settled: s.Settled, Sibling: i.sibling(e)}
+		f := Finding{Listed: true, Stands: true, Attachment: t.Attachment(l.Key()).State, Settled: s.Settled, Sibling: i.sibling(e)}
 		if i.leases = append(i.leases, l); Decide(f) == Release {
 			l.Told = No
 			continue
@@ -169,24 +155,19 @@ func (t *Table) Adopt(ctx context.Context, i *Interface, s Snapshot, entries []*
 
 // sibling reports whether another address of the family is confirmed for the same container.
 func (i *Interface) sibling(e *v2beta1.SpiderIP) bool {
-	for _, o := range i.leases {
-		if o.Entry.Name != e.Name && o.Confirmed && o.Family() == pool.FamilyOf(AddressOf(e)) && o.Key() == (Key{e.Spec.ContainerID, e.Spec.Interface}) {
-			return true
-		}
-	}
-	return false
+	of := Lease{Entry: e}
+	return slices.ContainsFunc(i.leases, func(o *Lease) bool {
+		return o.Entry.Name != e.Name && o.Confirmed && o.Family() == of.Family() && o.Key() == of.Key()
+	})
 }
 
 // Find is what the audit knows of a lease. s is nil if the ledger is not read; unlisted is as in Finding.
 func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool) Finding {
-	f := Finding{Known: true, Told: l.Told, Sibling: i.sibling(l.Entry), InDoubt: l.unsettled(), Attachment: t.StateOf(l.Key()),
-		GoneBefore: l.gone, Unlisted: unlisted, Contradicted: l.contradicted}
-	f.Gone = t.gone(l)
+	f := Finding{Known: true, Told: l.Told, Sibling: i.sibling(l.Entry), InDoubt: l.unsettled(), Attachment: t.Attachment(l.Key()).State,
+		Gone: t.gone(l), GoneBefore: l.gone, Unlisted: unlisted, Contradicted: l.contradicted}
 	if s != nil && l.written.Before(s.Sent) {
 		f.Listed = true
-		for j := range s.Entries {
-			f.Stands = f.Stands || s.Entries[j].Name == l.Entry.Name && ownerOf(&s.Entries[j]) == i.Owner
-		}
+		f.Stands = slices.ContainsFunc(s.Entries[i.Owner], func(e *v2beta1.SpiderIP) bool { return e.Name == l.Entry.Name })
 	}
 	if !l.Held() {
 		f.Listed = true // refreshed before, by Settle
@@ -205,8 +186,7 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 		l.Entry, l.contradicted, l.written = entry, false, time.Now()
 		return nil, nil
 	case errors.Is(err, ledger.ErrUnknown):
-		t.metrics.InDoubt.Inc()
-		l.inDoubtUntil = time.Now().Add(t.durations.Settle)
+		t.doubt(l)
 		return nil, err
 	case !errors.Is(err, ledger.ErrTaken):
 		return nil, err
@@ -224,6 +204,3 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 	l.contradicted = true
 	return now, nil
 }
-
-// Forget ends a lease of which nothing stands in the ledger.
-func (t *Table) Forget(i *Interface, l *Lease) { i.forget(l) }

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -46,31 +44,23 @@ func NewTable(node string, l *ledger.Ledger, d timing.Durations, m *metrics.Metr
 // Two interfaces of one pod hold different addresses; containers of the pod follow each other as its owner.
 type Owner struct{ PodUID, Interface string }
 
-// Compare orders owners.
-func (o Owner) Compare(p Owner) int {
-	return cmp.Or(strings.Compare(o.PodUID, p.PodUID), strings.Compare(o.Interface, p.Interface))
-}
-
 // Interface is what an interface of a pod holds. Who has locked it (Table.Lock) may use its fields and methods.
 type Interface struct {
 	Owner
 	turn   chan struct{}
 	leases []*Lease
+	// dropped says that the table has forgotten it: who waited for it must look again.
+	dropped bool
 }
 
 // Lock waits until nobody else has the interface, which is made if there is none, and gives it to the caller until unlock.
 func (t *Table) Lock(ctx context.Context, o Owner) (_ *Interface, unlock func(), err error) {
 	for {
-		t.mu.Lock()
-		i, ok := t.interfaces[o]
-		if !ok {
-			i = t.makeInterface(o)
-		}
-		t.mu.Unlock()
+		i := t.of(o, true)
 		if err := Wait(ctx, i.turn); err != nil {
 			return nil, nil, fmt.Errorf("interface %s of pod %s: %w: %w", o.Interface, o.PodUID, ErrBusy, err)
 		}
-		if t.current(i) {
+		if !i.dropped {
 			return i, func() { t.unlock(i) }, nil
 		}
 		i.turn <- struct{}{} // it was dropped while we waited: pass the token on, look again
@@ -79,18 +69,13 @@ func (t *Table) Lock(ctx context.Context, o Owner) (_ *Interface, unlock func(),
 
 // TryLock locks an interface if nobody has it. One that holds nothing yet is made if that is wanted.
 func (t *Table) TryLock(o Owner, made bool) (_ *Interface, unlock func(), ok bool) {
-	t.mu.Lock()
-	i, ok := t.interfaces[o]
-	if !ok && made {
-		i, ok = t.makeInterface(o), true
-	}
-	t.mu.Unlock()
-	if !ok {
+	i := t.of(o, made)
+	if i == nil {
 		return nil, nil, false
 	}
 	select {
 	case <-i.turn:
-		if t.current(i) {
+		if !i.dropped {
 			return i, func() { t.unlock(i) }, true
 		}
 		i.turn <- struct{}{}
@@ -99,26 +84,27 @@ func (t *Table) TryLock(o Owner, made bool) (_ *Interface, unlock func(), ok boo
 	return nil, nil, false
 }
 
-func (t *Table) makeInterface(o Owner) *Interface {
-	i := &Interface{Owner: o, turn: make(chan struct{}, 1)}
-	i.turn <- struct{}{}
-	t.interfaces[o] = i
-	return i
-}
-
-func (t *Table) current(i *Interface) bool {
+// of is what an interface holds, or nil; one that holds nothing yet is made if that is wanted.
+func (t *Table) of(o Owner, made bool) *Interface {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.interfaces[i.Owner] == i
+	i := t.interfaces[o]
+	if i == nil && made {
+		i = &Interface{Owner: o, turn: make(chan struct{}, 1)}
+		i.turn <- struct{}{}
+		t.interfaces[o] = i
+	}
+	return i
 }
 
 // unlock ends a turn; an interface without leases is forgotten, and its attachments with it.
 func (t *Table) unlock(i *Interface) {
 	if len(i.leases) == 0 {
+		i.dropped = true
 		t.mu.Lock()
 		delete(t.interfaces, i.Owner)
 		for k, a := range t.attachments {
-			if a.owner == i.Owner {
+			if a.Owner == i.Owner {
 				t.forgetIfEmpty(k, a)
 			}
 		}
@@ -139,11 +125,7 @@ func (t *Table) FirstAdd(container string) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	for other, since := range t.firstAdd {
-		if now.Sub(since) > t.durations.Remember {
-			delete(t.firstAdd, other)
-		}
-	}
+	maps.DeleteFunc(t.firstAdd, func(_ string, since time.Time) bool { return now.Sub(since) > t.durations.Remember })
 	if _, ok := t.firstAdd[container]; !ok {
 		t.firstAdd[container] = now
 	}
@@ -162,13 +144,9 @@ func (i *Interface) Lease(name string) *Lease {
 	return i.leases[at]
 }
 
-func (i *Interface) forget(l *Lease) {
+// Forget ends a lease of which nothing stands in the ledger.
+func (i *Interface) Forget(l *Lease) {
 	i.leases = slices.DeleteFunc(i.leases, func(o *Lease) bool { return o == l })
-}
-
-// Answered reports whether a container of the interface was told an address of it that it has.
-func (i *Interface) Answered() bool {
-	return slices.ContainsFunc(i.leases, func(l *Lease) bool { return l.Held() && l.Told != No })
 }
 
 // Told says whether a container was told an address.
@@ -222,7 +200,7 @@ func (l *Lease) unsettled() bool { return time.Now().Before(l.inDoubtUntil) }
 // Silent reports to a container's call whether nothing else bears the address: its container was never told it, and no other
 // call is about to tell it, or is deleted, or its interface or network namespace is gone.
 func (t *Table) Silent(l *Lease, by Key) bool {
-	state := t.StateOf(l.Key())
+	state := t.Attachment(l.Key()).State
 	return l.Told == No && (state != Adding || l.Key() == by) || state == Deleted || t.gone(l)
 }
 
@@ -238,23 +216,29 @@ func (t *Table) gone(l *Lease) bool {
 // that is in doubt finds out whether it was the interface's own that took it.
 func (t *Table) Create(ctx context.Context, i *Interface, entry *v2beta1.SpiderIP) (*Lease, error) {
 	err := t.ledger.Claim(ctx, entry)
-	l := i.Lease(entry.Name)
+	l, unknown := i.Lease(entry.Name), errors.Is(err, ledger.ErrUnknown)
 	switch {
-	case err == nil:
-	case errors.Is(err, ledger.ErrUnknown):
-		t.doubt(i, entry)
-		return nil, err
 	case errors.Is(err, ledger.ErrTaken) && l != nil:
 		return t.own(ctx, i, l, entry.Spec, err)
-	default:
+	case err != nil && !unknown:
 		return nil, err
-	}
-	if l == nil {
-		l = &Lease{}
+	case l == nil:
+		l = &Lease{Entry: entry, Told: No}
 		i.leases = append(i.leases, l)
+	}
+	if unknown { // it happened, or may still
+		t.log.Warn("the outcome of a claim is unknown", "address", entry.Spec.Address, "pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name)
+		t.doubt(l)
+		return nil, err
 	}
 	l.Entry, l.Told, l.Owned, l.Confirmed, l.staleUntil, l.written = entry, No, false, false, time.Time{}, time.Now()
 	return l, nil
+}
+
+// doubt keeps that a create of the entry was sent whose answer did not come.
+func (t *Table) doubt(l *Lease) {
+	t.metrics.InDoubt.Inc()
+	l.inDoubtUntil = time.Now().Add(t.durations.Settle)
 }
 
 // own is a lease whose address is taken, if it is the interface's own entry of the same container and pool that took it;
@@ -277,19 +261,6 @@ func (t *Table) own(ctx context.Context, i *Interface, l *Lease, spec v2beta1.IP
 	}
 	l.Told, l.Confirmed = No, false
 	return l, nil
-}
-
-// doubt keeps a claim whose answer did not come: it happened, or may still.
-func (t *Table) doubt(i *Interface, entry *v2beta1.SpiderIP) {
-	t.log.Warn("the outcome of a claim is unknown", "address", entry.Spec.Address, "pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name)
-	t.metrics.InDoubt.Inc()
-	l := i.Lease(entry.Name)
-	if l == nil {
-		l = &Lease{Entry: entry.DeepCopy(), Told: No}
-		l.Entry.UID = ""
-		i.leases = append(i.leases, l)
-	}
-	l.inDoubtUntil = time.Now().Add(t.durations.Settle)
 }
 
 // Rewrite writes a container into an entry that the interface holds: one that asks again, or one that takes the address
@@ -374,7 +345,7 @@ func (l *Lease) settled() error {
 // lost notes that the entry stands no more: what is left of the lease is its doubt.
 func (t *Table) lost(i *Interface, l *Lease) {
 	if !l.unsettled() {
-		i.forget(l)
+		i.Forget(l)
 		return
 	}
 	l.Entry = l.Entry.DeepCopy()

@@ -3,12 +3,14 @@
 package metrics
 
 import (
+	"math"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -33,12 +35,10 @@ type Metrics struct {
 // Outcome is how a call ended.
 type Outcome int
 
-// The outcomes of a call. Served is success; Cancelled is an ADD that its caller gave up or that a DEL ended, and Pending a
-// DEL that is tried again: none of them is a failure.
+// The outcomes of a call. Served is success; Cancelled is an ADD that its caller gave up or that a DEL ended, and no failure.
 const (
 	Served Outcome = iota
 	Cancelled
-	Pending
 	NoPool    // no pool may serve it
 	UsedOut   // its pools stayed full
 	Exhausted // the API server did not answer in time
@@ -61,11 +61,9 @@ type durations struct {
 	histogram                     prometheus.Histogram
 	average, most, least, current prometheus.Gauge
 
-	mu    sync.Mutex
-	n     int
-	total time.Duration
-	max   time.Duration
-	min   time.Duration
+	mu              sync.Mutex
+	n               int
+	total, max, min time.Duration
 }
 
 // buckets are in seconds.
@@ -83,13 +81,10 @@ func New(waiting func() int) *Metrics {
 	m.Released = m.counter("audit_released_counts", "addresses released without a DEL, because their namespace is gone")
 	m.Recreated = m.counter("audit_recreated_counts", "SpiderIPs of living containers that were gone and made again")
 	m.Contradictions = m.counter("audit_contradiction_counts", "addresses of living containers that the ledger gives to others")
-	m.PendingReleases = prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "pending_releases", Help: "DELs that are noted and not yet done"})
-	m.registry.MustRegister(
-		m.PendingReleases,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "waiters", Help: "ADDs that wait for an address of a full pool"},
-			func() float64 { return float64(waiting()) }),
-	)
+	m.PendingReleases = m.gauge("pending_releases", "DELs that are noted and not yet done")
+	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "waiters", Help: "ADDs that wait for an address of a full pool"},
+		func() float64 { return float64(waiting()) })
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -109,22 +104,20 @@ func (m *Metrics) calls(kind, what string) *Calls {
 
 func (m *Metrics) durations(kind, unit, help string) *durations {
 	gauge := func(statistic string) prometheus.Gauge {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + kind + "_" + statistic + "_" + unit, Help: help + ": " + statistic})
-		m.registry.MustRegister(g)
-		return g
+		return m.gauge(kind+"_"+statistic+"_"+unit, help+": "+statistic)
 	}
-	d := &durations{
-		average: gauge("average"), most: gauge("max"), least: gauge("min"), current: gauge("latest"),
-		histogram: prometheus.NewHistogram(prometheus.HistogramOpts{Name: prefix + kind + "_" + unit, Help: help, Buckets: buckets}),
+	return &durations{
+		average: gauge("average"), most: gauge("max"), least: gauge("min"), current: gauge("latest"), min: math.MaxInt64,
+		histogram: promauto.With(m.registry).NewHistogram(prometheus.HistogramOpts{Name: prefix + kind + "_" + unit, Help: help, Buckets: buckets}),
 	}
-	m.registry.MustRegister(d.histogram)
-	return d
 }
 
 func (m *Metrics) counter(name, help string) prometheus.Counter {
-	c := prometheus.NewCounter(prometheus.CounterOpts{Name: prefix + name, Help: help})
-	m.registry.MustRegister(c)
-	return c
+	return promauto.With(m.registry).NewCounter(prometheus.CounterOpts{Name: prefix + name, Help: help})
+}
+
+func (m *Metrics) gauge(name, help string) prometheus.Gauge {
+	return promauto.With(m.registry).NewGauge(prometheus.GaugeOpts{Name: prefix + name, Help: help})
 }
 
 func (d *durations) observe(took time.Duration) {
@@ -133,9 +126,6 @@ func (d *durations) observe(took time.Duration) {
 	d.n++
 	d.total += took
 	d.max = max(d.max, took)
-	if d.n == 1 {
-		d.min = took
-	}
 	d.min = min(d.min, took)
 	d.histogram.Observe(took.Seconds())
 	d.average.Set((d.total / time.Duration(d.n)).Seconds())
@@ -144,15 +134,12 @@ func (d *durations) observe(took time.Duration) {
 	d.current.Set(took.Seconds())
 }
 
-// Ended counts a call. One that is pending will be counted when it is done.
+// Ended counts a call that has ended; a DEL that is tried again has not.
 func (m *Metrics) Ended(kind *Calls, took, waited time.Duration, outcome Outcome) {
-	if outcome == Pending {
-		return
-	}
 	kind.all.Inc()
 	kind.took.observe(took)
 	kind.waited.observe(waited)
-	if outcome > Pending {
+	if outcome > Cancelled {
 		kind.failures.Inc()
 	}
 	switch outcome {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -62,45 +63,27 @@ func New(c client.Client, f *facts.Facts, node string, log *slog.Logger, busy fu
 	}
 }
 
-// Set publishes one interface of a pod, whose UID is the one that CNI gave.
-func (p *Publisher) Set(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface) {
+// Set publishes what an interface of a pod has, whose UID is the one that CNI gave. What was found in the ledger when the agent
+// started is only written if the pod has no endpoint: one that is there tells more than the ledger does.
+func (p *Publisher) Set(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface, found bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.of(pod, uid)
-	e.found = false
-	e.interfaces[i.Interface] = i
-	p.queue.Add(uid)
-}
-
-// Found publishes an interface that the agent found in the ledger, if the pod has no endpoint: one that is there tells more
-// than the ledger does.
-func (p *Publisher) Found(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, known := p.pods[uid]
-	e := p.of(pod, uid)
-	e.found = e.found || !known
-	if _, known := e.interfaces[i.Interface]; !known {
-		e.interfaces[i.Interface] = i
-	}
-	p.queue.Add(uid)
-}
-
-func (p *Publisher) of(pod client.ObjectKey, uid string) *endpoint {
-	e, ok := p.pods[uid]
-	if !ok {
+	e, known := p.pods[uid]
+	if !known {
 		e = &endpoint{pod: pod, interfaces: map[string]v2beta1.EndpointInterface{}}
 		p.pods[uid] = e
 	}
-	return e
+	e.found = found && (e.found || !known)
+	e.interfaces[i.Interface] = i
+	p.queue.Add(uid)
 }
 
 // Drop takes back an interface. The endpoint itself goes with its pod.
 func (p *Publisher) Drop(uid, ifname string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e, ok := p.pods[uid]
-	if !ok {
+	e := p.pods[uid]
+	if e == nil {
 		return
 	}
 	if _, has := e.interfaces[ifname]; has {
@@ -121,17 +104,16 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(republish)
 	defer tick.Stop()
-	for running := true; running; {
+	for {
 		select {
 		case <-tick.C:
 			p.again()
 		case <-ctx.Done():
-			running = false
+			p.queue.ShutDown()
+			workers.Wait()
+			return nil
 		}
 	}
-	p.queue.ShutDown()
-	workers.Wait()
-	return nil
 }
 
 // again looks at every endpoint once more: one that somebody deleted comes back.
@@ -150,7 +132,7 @@ func (p *Publisher) next(ctx context.Context) bool {
 		return false
 	}
 	defer p.queue.Done(uid)
-	p.giveWay(ctx)
+	_ = wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, giveWay, true, func(context.Context) (bool, error) { return !p.busy(), nil })
 	if err := p.write(ctx, uid); err != nil {
 		p.log.Info("SpiderEndpoint not written yet", "podUID", uid, "error", err)
 		p.queue.AddRateLimited(uid)
@@ -158,17 +140,6 @@ func (p *Publisher) next(ctx context.Context) bool {
 	}
 	p.queue.Forget(uid)
 	return true
-}
-
-// giveWay waits a little while the node is busy.
-func (p *Publisher) giveWay(ctx context.Context) {
-	for late := time.Now().Add(giveWay); p.busy() && time.Now().Before(late); {
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // write brings the endpoint of one pod up to date; one whose pod is gone, or
@@ -202,16 +173,15 @@ func (p *Publisher) write(ctx context.Context, uid string) error {
 	return nil
 }
 
-func (p *Publisher) snapshot(uid string) (endpoint, bool) {
+// snapshot is what is to be published of a pod now; it is not ok if nothing is known of it any more.
+func (p *Publisher) snapshot(uid string) (_ endpoint, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e, ok := p.pods[uid]
 	if !ok {
 		return endpoint{}, false
 	}
-	out := *e
-	out.interfaces = maps.Clone(e.interfaces)
-	return out, true
+	return endpoint{e.pod, maps.Clone(e.interfaces), e.written, e.found}, true
 }
 
 func (p *Publisher) forget(uid string) {
@@ -225,8 +195,7 @@ func (p *Publisher) forget(uid string) {
 func (p *Publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e endpoint) (*v2beta1.SpiderEndpoint, error) {
 	there := e.written
 	if there == nil && !e.found {
-		err := p.client.Create(ctx, want)
-		if err == nil || !apierrors.IsAlreadyExists(err) {
+		if err := p.client.Create(ctx, want); !apierrors.IsAlreadyExists(err) {
 			return want, err
 		}
 	}
@@ -263,9 +232,8 @@ func (p *Publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v
 	if err != nil {
 		return nil, err
 	}
-	out := &v2beta1.SpiderEndpoint{}
-	out.Namespace, out.Name = pod.Namespace, pod.Name
-	out.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}}
+	out := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name,
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}}}}
 	out.Status.OwnerControllerType, out.Status.OwnerControllerName = top.Kind, top.Name
 	out.Status.Current = v2beta1.EndpointCurrent{UID: string(pod.UID), Node: p.node, IPs: []v2beta1.EndpointInterface{}}
 	for _, name := range slices.Sorted(maps.Keys(e.interfaces)) {

@@ -1,10 +1,8 @@
-// Package timing names every duration by which the agent works, in one place, and says which must be longer than which.
+// Package timing names every duration by which the agent works, in one place; its test says which must be longer than which.
 // All are measured by one process; none compares clocks of two machines.
 package timing
 
 import (
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -65,29 +63,6 @@ func Production() Durations {
 		Remember:    10 * time.Minute,
 		Sync:        time.Minute,
 	}
-}
-
-// Check says which durations are at odds with each other.
-func (d Durations) Check() error {
-	var errs []error
-	for _, rule := range []struct {
-		name          string
-		longer, short time.Duration
-	}{
-		{"Wait must be longer than a pod's default grace period", d.Wait, 30 * time.Second},
-		{"Call must be longer than Wait", d.Call, d.Wait},
-		{"the plugin gives a call up after 60 s, Call must be shorter", 60 * time.Second, d.Call},
-		{"Settle must be at least twice Request", d.Settle, 2*d.Request - 1},
-		{"Rescan must be longer than Settle", d.Rescan, d.Settle},
-		{"Wait must be longer than Rescan", d.Wait, d.Rescan},
-		{"Remember must be longer than Call", d.Remember, d.Call},
-		{"two Looks must pass within a minute", time.Minute, 2 * d.Look},
-	} {
-		if rule.longer <= rule.short {
-			errs = append(errs, fmt.Errorf("%s: %s, %s", rule.name, rule.longer, rule.short))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Jitter spreads what many nodes would do at the same moment: it returns three quarters of d to d.

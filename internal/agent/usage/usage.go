@@ -32,7 +32,7 @@ type Pool struct {
 	// listed are the addresses in the last LIST, which was sent at sent; taken and freed are what this node has learned since.
 	listed       addr.Set
 	sent         time.Time
-	taken, freed map[netip.Addr]struct{}
+	taken, freed map[netip.Addr]bool
 	// foreign are held in the name of other pools, and since when that is known.
 	foreign map[netip.Addr]time.Time
 	// trying are what ADDs of this node try right now.
@@ -47,16 +47,12 @@ type Pool struct {
 }
 
 func newPool() *Pool {
-	return &Pool{taken: map[netip.Addr]struct{}{}, freed: map[netip.Addr]struct{}{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
+	return &Pool{taken: map[netip.Addr]bool{}, freed: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
 }
 
 // isTaken reports whether an address was last seen taken in the name of this pool. The caller has the lock.
 func (u *Pool) isTaken(a netip.Addr) bool {
-	if _, ok := u.taken[a]; ok {
-		return true
-	}
-	_, ok := u.freed[a]
-	return !ok && u.listed.Contains(a)
+	return u.taken[a] || !u.freed[a] && u.listed.Contains(a)
 }
 
 // isUnlikely reports whether an address is tried last: another ADD is trying it, or another pool has it.
@@ -71,7 +67,7 @@ func (u *Pool) isUnlikely(a netip.Addr) bool {
 
 // Pick draws a candidate at random, so that nodes seldom meet, which is not known to be taken and not among tried. tried of
 // the usage must follow. There is none if all were seen taken: then it is time for a LIST.
-func (u *Pool) Pick(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+func (u *Pool) Pick(candidates addr.Set, tried map[netip.Addr]bool, random *rand.Rand) (netip.Addr, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	a, _, ok := u.find(candidates, tried, random)
@@ -82,7 +78,7 @@ func (u *Pool) Pick(candidates addr.Set, tried map[netip.Addr]struct{}, random *
 }
 
 // find returns what to try next, and whether it may well be free. The caller has the lock.
-func (u *Pool) find(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) (a netip.Addr, likely, ok bool) {
+func (u *Pool) find(candidates addr.Set, tried map[netip.Addr]bool, random *rand.Rand) (a netip.Addr, likely, ok bool) {
 	if a, ok := u.guess(candidates.Random, tried, random); ok {
 		return a, true, true
 	}
@@ -93,13 +89,13 @@ func (u *Pool) find(candidates addr.Set, tried map[netip.Addr]struct{}, random *
 	return u.walk(candidates, free, tried, random)
 }
 
-func (u *Pool) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.Addr]struct{}, random *rand.Rand) (netip.Addr, bool) {
+func (u *Pool) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.Addr]bool, random *rand.Rand) (netip.Addr, bool) {
 	for range guesses {
 		a, ok := draw(random)
 		if !ok {
 			break
 		}
-		if _, again := tried[a]; !again && !u.isTaken(a) && !u.isUnlikely(a) {
+		if !tried[a] && !u.isTaken(a) && !u.isUnlikely(a) {
 			return a, true
 		}
 	}
@@ -108,10 +104,10 @@ func (u *Pool) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.A
 
 // walk looks at what is free one by one, from a random place on. It passes over what is known beside the LIST and so ends
 // soon. What is unlikely is taken if there is nothing else.
-func (u *Pool) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr]struct{}, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
+func (u *Pool) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr]bool, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
 	var unlikely netip.Addr
 	suits := func(a netip.Addr) bool {
-		if _, again := tried[a]; again || u.isTaken(a) {
+		if tried[a] || u.isTaken(a) {
 			return false
 		}
 		if u.isUnlikely(a) {
@@ -169,7 +165,7 @@ func (u *Pool) take(a netip.Addr) {
 	}
 	delete(u.freed, a)
 	if !u.listed.Contains(a) {
-		u.taken[a] = struct{}{}
+		u.taken[a] = true
 	}
 }
 
@@ -196,7 +192,7 @@ func (u *Pool) Release(a netip.Addr) {
 	delete(u.taken, a)
 	delete(u.foreign, a)
 	if u.listed.Contains(a) {
-		u.freed[a] = struct{}{}
+		u.freed[a] = true
 	}
 }
 
@@ -227,7 +223,7 @@ func (u *Pool) Failed() {
 }
 
 // Left are the candidates that are neither in a LIST nor tried; likely says that some of them may well be free.
-func (u *Pool) Left(candidates, listed addr.Set, tried map[netip.Addr]struct{}) (left addr.Set, likely bool) {
+func (u *Pool) Left(candidates, listed addr.Set, tried map[netip.Addr]bool) (left addr.Set, likely bool) {
 	singles := make([]addr.Range, 0, len(tried))
 	for a := range tried {
 		r, _ := addr.MakeRange(a, a)
@@ -250,7 +246,7 @@ func (u *Pool) Left(candidates, listed addr.Set, tried map[netip.Addr]struct{}) 
 }
 
 // LikelyFree reports whether this node knows of a candidate that may well be free and is not among tried.
-func (u *Pool) LikelyFree(candidates addr.Set, tried map[netip.Addr]struct{}, random *rand.Rand) bool {
+func (u *Pool) LikelyFree(candidates addr.Set, tried map[netip.Addr]bool, random *rand.Rand) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	_, likely, _ := u.find(candidates, tried, random)
@@ -272,14 +268,11 @@ func (u *Pool) Judge(sent time.Time, full bool) {
 		return
 	}
 	u.judged = true
-	switch {
-	case !full:
+	if !full {
 		u.gap = 0
-	case u.gap == 0:
-		u.gap = timing.Jitter(FirstGap)
-	default:
-		u.gap = timing.Jitter(min(2*u.gap, LastGap))
+		return
 	}
+	u.gap = timing.Jitter(min(max(2*u.gap, FirstGap), LastGap))
 }
 
 // Next is when the next LIST may be sent; a hurried caller, who needs one to pass over the pool, waits FirstGap at most.
@@ -297,32 +290,23 @@ func (u *Pool) Next(hurried bool) time.Time {
 }
 
 // Pools are those of all pools that were searched.
-type Pools struct {
-	mu    sync.Mutex
-	pools map[string]*Pool
-}
+type Pools struct{ pools sync.Map }
 
+// Of is what is known of a pool, nothing at first.
 func (s *Pools) Of(pool string) *Pool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pools == nil {
-		s.pools = map[string]*Pool{}
-	}
-	u, ok := s.pools[pool]
+	u, ok := s.pools.Load(pool)
 	if !ok {
-		u = newPool()
-		s.pools[pool] = u
+		u, _ = s.pools.LoadOrStore(pool, newPool())
 	}
-	return u
+	return u.(*Pool)
 }
 
 // KeepOnly forgets the pools that exist no more.
 func (s *Pools) KeepOnly(exists func(pool string) bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name := range s.pools {
-		if !exists(name) {
-			delete(s.pools, name)
+	s.pools.Range(func(name, _ any) bool {
+		if !exists(name.(string)) {
+			s.pools.Delete(name)
 		}
-	}
+		return true
+	})
 }
