@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +16,7 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/line"
 	"github.com/spidernet-io/spiderpool/internal/agent/metrics"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/agent/usage"
@@ -49,7 +49,7 @@ type Allocator struct {
 	pools  coalesce.Group[*pool.Pool] // live reads, for the fence
 	lists  coalesce.Group[addr.Set]   // of the addresses in use of a pool
 	usages usage.Pools
-	line   line
+	line   line.Line
 	// stopping is closed when the agent is to stop: then nobody waits for an address any more.
 	stopping <-chan struct{}
 }
@@ -74,7 +74,7 @@ func New(o Options) *Allocator {
 func (a *Allocator) StopWaiting(ctx context.Context) { a.stopping = ctx.Done() }
 
 // Waiting is how many ADDs wait for an address.
-func (a *Allocator) Waiting() int { return a.line.length() }
+func (a *Allocator) Waiting() int { return a.line.Length() }
 
 // Request is one ADD: who asks and for what, and how far it has come.
 type Request struct {
@@ -97,7 +97,7 @@ type Request struct {
 	// seen is when the last LIST was sent that this ADD has used, by pool.
 	seen map[string]time.Time
 	// waiter is its place in line; final says that it searches for the last time.
-	waiter *waiter
+	waiter *line.Waiter
 	final  bool
 }
 
@@ -276,18 +276,18 @@ func (a *Allocator) usable(r *Request, f pool.Family) (out []*lease.Lease) {
 
 // Release removes the entry of a lease and, if that made the address free, wakes the oldest ADD that can use it.
 func (a *Allocator) Release(ctx context.Context, i *lease.Interface, l *lease.Lease) error {
-	name, address := l.Entry.Spec.Pool, lease.AddressOf(l.Entry)
+	o := line.Offer{Pool: l.Entry.Spec.Pool, Address: lease.AddressOf(l.Entry)}
 	freed, err := a.Leases.Release(ctx, i, l)
 	if freed {
-		a.freed(name, address, i.Owner)
+		a.freed(o, i.Owner)
 	}
 	return away(err)
 }
 
 // freed wakes the oldest ADD that can use an address, or notes that the address is free.
-func (a *Allocator) freed(pool string, address netip.Addr, from lease.Owner) {
-	if !a.line.wake(offer{pool, address}, from) {
-		a.usages.Of(pool).Release(address)
+func (a *Allocator) freed(o line.Offer, from lease.Owner) {
+	if !a.line.Wake(o, from) {
+		a.usages.Of(o.Pool).Release(o.Address)
 	}
 }
 

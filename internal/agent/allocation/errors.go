@@ -58,6 +58,12 @@ type Refused struct {
 	Asked netip.Addr
 }
 
+// wants reports whether it is worth waiting for an address: a full pool could give it.
+func (e *Refused) wants(pool string, a netip.Addr) bool {
+	full := e.Full[pool]
+	return full != nil && full.Candidates.Contains(a)
+}
+
 // Error names each pool and why it did not serve.
 func (e *Refused) Error() string {
 	out := e.Unserved

@@ -12,6 +12,7 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/line"
 	"github.com/spidernet-io/spiderpool/internal/agent/usage"
 	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
@@ -98,7 +99,7 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 			return l, nil
 		case !errors.Is(err, ledger.ErrTaken):
 			if s.request.waiter != nil && !errors.Is(err, ledger.ErrUnknown) { // one in doubt is nobody's yet
-				s.freed(s.pool.Name, address, s.request.iface.Owner)
+				s.freed(line.Offer{Pool: s.pool.Name, Address: address}, s.request.iface.Owner)
 			}
 			return nil, away(err)
 		}
@@ -113,14 +114,14 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 // next chooses what to try: what was offered, what the interface may hold already, or any candidate.
 func (s *search) next() (netip.Addr, bool) {
 	for s.request.waiter != nil {
-		a, ok := s.line.take(s.request.waiter, s.pool.Name)
+		a, ok := s.request.waiter.Take(s.pool.Name)
 		if !ok {
 			break
 		}
 		if s.candidates.Contains(a) {
 			return a, true
 		}
-		s.freed(s.pool.Name, a, s.request.iface.Owner)
+		s.freed(line.Offer{Pool: s.pool.Name, Address: a}, s.request.iface.Owner)
 	}
 	for _, l := range s.request.iface.Leases() {
 		a := lease.AddressOf(l.Entry)
@@ -198,7 +199,7 @@ func (s *search) interruptible(ctx context.Context, since, notBefore time.Time) 
 		r, err = s.lists.Get(ctx, s.pool.Name, since, notBefore)
 		return r, false, err
 	}
-	if s.line.offered(s.request.waiter, s.pool.Name) {
+	if s.request.waiter.Offered(s.pool.Name) {
 		return r, true, nil
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -211,7 +212,7 @@ func (s *search) interruptible(ctx context.Context, since, notBefore time.Time) 
 	select {
 	case <-came:
 		return r, false, err
-	case <-s.request.waiter.woken:
+	case <-s.request.waiter.Woken:
 		stop()
 		<-came
 		return coalesce.Result[addr.Set]{}, true, nil

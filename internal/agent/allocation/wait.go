@@ -18,7 +18,7 @@ const ReasonWaiting = "IPAllocationWaiting"
 
 // wait stands in line until an address is won or the deadline has passed, and then looks once more.
 func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused *Refused, edited <-chan struct{}) (*Grant, error) {
-	r.waiter = a.line.join(r, refused.Full)
+	r.waiter = a.line.Join(r.Came, r.Owner(), refused.wants)
 	defer a.leave(r)
 	a.tell(ctx, r, refused)
 	for {
@@ -41,14 +41,14 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 			return nil, again
 		}
 		refused = again
-		a.line.want(r.waiter, refused.Full)
+		r.waiter.Want(refused.wants)
 	}
 }
 
 // leave leaves the line. What was offered and not tried is offered to the next.
 func (a *Allocator) leave(r *Request) {
-	for _, o := range a.line.leave(r.waiter) {
-		a.freed(o.pool, o.address, r.Owner())
+	for _, o := range r.waiter.Leave() {
+		a.freed(o, r.Owner())
 	}
 	r.waiter, r.final = nil, false
 }
@@ -69,7 +69,7 @@ func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, dead
 	timer := time.NewTimer(max(time.Until(until), leastPause))
 	defer timer.Stop()
 	select {
-	case <-r.waiter.woken:
+	case <-r.waiter.Woken:
 	case <-edited:
 	case <-timer.C:
 	case <-a.stopping:

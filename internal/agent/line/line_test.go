@@ -1,4 +1,4 @@
-package allocation
+package line
 
 import (
 	"math/rand/v2"
@@ -21,21 +21,22 @@ func set(t testing.TB, texts ...string) addr.Set {
 	return s
 }
 
-func wants(t testing.TB, pool string, texts ...string) map[string]*Full {
-	return map[string]*Full{pool: {Candidates: set(t, texts...)}}
+func wants(t testing.TB, pool string, texts ...string) Wants {
+	s := set(t, texts...)
+	return func(of string, a netip.Addr) bool { return of == pool && s.Contains(a) }
 }
 
-// ask is the ADD of a pod that came after a time.
-func ask(pod string, after time.Duration) *Request {
-	return &Request{UID: pod, Came: time.Unix(0, 0).Add(after)}
+// join puts the ADD of a pod in line that came after a time.
+func join(l *Line, pod string, after time.Duration, wants Wants) *Waiter {
+	return l.Join(time.Unix(0, 0).Add(after), lease.Owner{PodUID: pod}, wants)
 }
 
-func of(pool, address string) offer { return offer{pool, netip.MustParseAddr(address)} }
+func of(pool, address string) Offer { return Offer{pool, netip.MustParseAddr(address)} }
 
 // isWoken takes the token of a waiter, if it has one.
-func isWoken(w *waiter) bool {
+func isWoken(w *Waiter) bool {
 	select {
-	case <-w.woken:
+	case <-w.Woken:
 		return true
 	default:
 		return false
@@ -44,22 +45,22 @@ func isWoken(w *waiter) bool {
 
 // TestLine: the oldest ADD that can use an address is woken for it, whatever the order in which they joined.
 func TestLine(t *testing.T) {
-	l := &line{}
-	waiters := map[string]*waiter{}
+	l := &Line{}
+	waiters := map[string]*Waiter{}
 	for _, r := range []struct {
 		pod   string
 		came  time.Duration
-		wants map[string]*Full
+		wants Wants
 	}{
 		{"third", 3, wants(t, "v4", "10.1.0.1-10.1.0.9")},
 		{"first", 1, wants(t, "v4", "10.1.0.1-10.1.0.5")},
 		{"second", 2, wants(t, "v6", "fd01::1")},
 		{"fourth", 3, wants(t, "v4", "10.1.0.1-10.1.0.9")},
 	} {
-		waiters[r.pod] = l.join(ask(r.pod, r.came), r.wants)
+		waiters[r.pod] = join(l, r.pod, r.came, r.wants)
 	}
 	for _, tc := range []struct {
-		offer offer
+		offer Offer
 		from  string
 		want  string
 	}{
@@ -73,7 +74,7 @@ func TestLine(t *testing.T) {
 		{of("v4", "10.1.0.9"), "third", "fourth"},
 		{of("v6", "fd01::1"), "second", ""},
 	} {
-		if got := l.wake(tc.offer, lease.Owner{PodUID: tc.from}); got != (tc.want != "") {
+		if got := l.Wake(tc.offer, lease.Owner{PodUID: tc.from}); got != (tc.want != "") {
 			t.Errorf("%v: somebody wants it: %t", tc.offer, got)
 		}
 		for pod, w := range waiters {
@@ -87,30 +88,30 @@ func TestLine(t *testing.T) {
 // TestLineOffers: what was offered is taken, or comes back when the ADD leaves; one that wants other addresses now still has
 // what it was offered.
 func TestLineOffers(t *testing.T) {
-	l := &line{}
-	w := l.join(ask("a", 1), wants(t, "v4", "10.1.0.1-10.1.0.9"))
-	for _, o := range []offer{of("v4", "10.1.0.1"), of("v4", "10.1.0.2"), of("v4", "10.1.0.3")} {
-		if !l.wake(o, lease.Owner{}) {
+	l := &Line{}
+	w := join(l, "a", 1, wants(t, "v4", "10.1.0.1-10.1.0.9"))
+	for _, o := range []Offer{of("v4", "10.1.0.1"), of("v4", "10.1.0.2"), of("v4", "10.1.0.3")} {
+		if !l.Wake(o, lease.Owner{}) {
 			t.Errorf("nobody wants %v", o)
 		}
 	}
 	if !isWoken(w) || isWoken(w) {
 		t.Error("not one token for three offers")
 	}
-	l.want(w, wants(t, "v6", "fd01::1"))
-	if !l.wake(of("v6", "fd01::1"), lease.Owner{}) || l.wake(of("v4", "10.1.0.4"), lease.Owner{}) {
+	w.Want(wants(t, "v6", "fd01::1"))
+	if !l.Wake(of("v6", "fd01::1"), lease.Owner{}) || l.Wake(of("v4", "10.1.0.4"), lease.Owner{}) {
 		t.Error("it is not the last wish that counts")
 	}
-	if a, ok := l.take(w, "v4"); !ok || a != netip.MustParseAddr("10.1.0.1") {
+	if a, ok := w.Take("v4"); !ok || a != netip.MustParseAddr("10.1.0.1") {
 		t.Errorf("took %s, %t", a, ok)
 	}
-	if _, ok := l.take(w, "other"); ok || l.offered(w, "other") || !l.offered(w, "v4") || !l.offered(w, "v6") {
+	if _, ok := w.Take("other"); ok || w.Offered("other") || !w.Offered("v4") || !w.Offered("v6") {
 		t.Error("an offer of another pool")
 	}
-	if left := l.leave(w); len(left) != 3 || l.length() != 0 {
-		t.Errorf("left behind %v, %d in line", left, l.length())
+	if left := w.Leave(); len(left) != 3 || l.Length() != 0 {
+		t.Errorf("left behind %v, %d in line", left, l.Length())
 	}
-	if left := l.leave(w); len(left) != 0 || l.wake(of("v6", "fd01::1"), lease.Owner{}) {
+	if left := w.Leave(); len(left) != 0 || l.Wake(of("v6", "fd01::1"), lease.Owner{}) {
 		t.Errorf("one that is gone left %v, or is woken", left)
 	}
 }
@@ -119,7 +120,7 @@ func TestLineOffers(t *testing.T) {
 // there twice.
 func TestLineRace(t *testing.T) {
 	const adds, offers = 300, 600
-	l := &line{}
+	l := &Line{}
 	all := set(t, "10.1.0.0-10.1.3.255")
 	first := netip.MustParseAddr("10.1.0.0")
 	seen := make([]atomic.Int32, offers)
@@ -130,26 +131,26 @@ func TestLineRace(t *testing.T) {
 	var group sync.WaitGroup
 	for n := range adds {
 		group.Go(func() {
-			w := l.join(ask("p", time.Duration(n)), map[string]*Full{"v4": {Candidates: all}})
+			w := join(l, "p", time.Duration(n), func(pool string, a netip.Addr) bool { return pool == "v4" && all.Contains(a) })
 			for range rand.N(50) {
 				if isWoken(w) && rand.N(2) == 0 {
-					if a, ok := l.take(w, "v4"); ok {
+					if a, ok := w.Take("v4"); ok {
 						settle(a)
 					}
 				}
 			}
-			for _, o := range l.leave(w) {
-				settle(o.address)
+			for _, o := range w.Leave() {
+				settle(o.Address)
 			}
 		})
 	}
 	a := first
 	for range offers {
-		o := offer{"v4", a}
+		o := Offer{"v4", a}
 		a = a.Next()
 		group.Go(func() {
-			if !l.wake(o, lease.Owner{}) {
-				settle(o.address)
+			if !l.Wake(o, lease.Owner{}) {
+				settle(o.Address)
 			}
 		})
 	}
@@ -159,33 +160,7 @@ func TestLineRace(t *testing.T) {
 			t.Errorf("offer %d ended %d times", n, got)
 		}
 	}
-	if l.length() != 0 {
-		t.Errorf("%d are left in line", l.length())
+	if l.Length() != 0 {
+		t.Errorf("%d are left in line", l.Length())
 	}
-}
-
-// TestPassedOn: an ADD that leaves passes what it was offered and did not try to the next that can use it; what nobody wants
-// is noted as free.
-func TestPassedOn(t *testing.T) {
-	a := &Allocator{}
-	first, second := ask("first", 1), ask("second", 2)
-	first.waiter = a.line.join(first, wants(t, "v4", "10.1.0.1-10.1.0.2"))
-	second.waiter = a.line.join(second, wants(t, "v4", "10.1.0.2"))
-	usage := a.usages.Of("v4")
-	for _, text := range []string{"10.1.0.1", "10.1.0.2"} {
-		usage.Won(netip.MustParseAddr(text))
-		a.freed("v4", netip.MustParseAddr(text), lease.Owner{})
-	}
-	w := second.waiter
-	a.leave(first)
-	if got, ok := a.line.take(w, "v4"); !ok || got != netip.MustParseAddr("10.1.0.2") || !isWoken(w) {
-		t.Errorf("the second in line was passed %s, %t", got, ok)
-	}
-	if !usage.LikelyFree(set(t, "10.1.0.1"), nil, newRandom()) || usage.LikelyFree(set(t, "10.1.0.2"), nil, newRandom()) {
-		t.Error("what nobody wants is not free, or what is offered is")
-	}
-	if first.waiter != nil || a.Waiting() != 1 {
-		t.Errorf("%d wait", a.Waiting())
-	}
-	a.leave(second)
 }
