@@ -89,7 +89,7 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		Default:     deref(p.Spec.Default),
 		disabled:    deref(p.Spec.Disable),
 		terminating: p.DeletionTimestamp != nil,
-		foreign:     p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0,
+		foreign:     isForeign(p),
 		nodeName:    p.Spec.NodeName,
 		namespace:   p.Spec.NamespaceName,
 		multusName:  p.Spec.MultusName,
@@ -128,9 +128,9 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 	list := func(name string, texts []string, parse func([]string) (addr.Set, error)) addr.Set {
 		set, err := parse(texts)
 		if err != nil {
-			errs = append(errs, field.Invalid(spec.Child(name), texts, err.Error()))
+			errs = append(errs, field.Invalid(spec.Child(name), few(texts), err.Error()))
 		} else if outside := set.Minus(whole); !outside.IsEmpty() {
-			errs = append(errs, field.Invalid(spec.Child(name), outside.String(), fmt.Sprintf("outside the subnet %s", p.Subnet)))
+			errs = append(errs, field.Invalid(spec.Child(name), few(outside.Strings()), fmt.Sprintf("outside the subnet %s", p.Subnet)))
 		}
 		return set
 	}
@@ -147,6 +147,9 @@ func (p *Pool) parseAddresses(spec *field.Path, o *v2beta1.SpiderIPPool) (errs f
 			errs = append(errs, field.Invalid(spec.Child("gateway"), text, p.unreachable()))
 		default:
 			p.Gateway = gateway
+			if p.Addresses.Contains(gateway) {
+				p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %s is in ips and is given to nobody", spec.Child("gateway"), gateway))
+			}
 			p.Addresses = p.Addresses.Without(gateway)
 		}
 	}
