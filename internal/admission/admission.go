@@ -85,6 +85,13 @@ type object[T any] interface {
 	client.Object
 }
 
+// edit is what a webhook is asked about: before is nil when an object is
+// created, after when it is deleted.
+type edit[P any] struct {
+	before, after P
+	user          string
+}
+
 // mutate answers with what add added. The patch is the difference of the typed
 // object before and after, so that nothing else of the original is touched: an
 // empty list stays, and a field that this version does not know too.
@@ -92,9 +99,13 @@ func mutate[T any, P object[T]](decoder admission.Decoder, add func(context.Cont
 	return func(ctx context.Context, req admission.Request) admission.Response {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		defer cancel()
-		o := P(new(T))
-		if err := decoder.Decode(req, o); err != nil {
+		e, err := decode[T, P](decoder, req)
+		if err != nil {
 			return admission.Errored(http.StatusBadRequest, err)
+		}
+		o := e.after
+		if e.before != nil && e.before.GetDeletionTimestamp() != nil {
+			return admission.Allowed("") // the new object need not say that it is being deleted
 		}
 		before, err := json.Marshal(o)
 		if err == nil {
@@ -111,27 +122,24 @@ func mutate[T any, P object[T]](decoder admission.Decoder, add func(context.Cont
 	}
 }
 
-// edit is what a webhook is asked about: before is nil when an object is
-// created, after when it is deleted.
-type edit[P any] struct {
-	before, after P
-	user          string
+func decode[T any, P object[T]](decoder admission.Decoder, req admission.Request) (e edit[P], err error) {
+	e.user = req.UserInfo.Username
+	if req.Operation != admissionv1.Create {
+		e.before = P(new(T))
+		err = decoder.DecodeRaw(req.OldObject, e.before)
+	}
+	if req.Operation != admissionv1.Delete && err == nil {
+		e.after = P(new(T))
+		err = decoder.DecodeRaw(req.Object, e.after)
+	}
+	return e, err
 }
 
 func validate[T any, P object[T]](decoder admission.Decoder, judge func(context.Context, edit[P]) (pool.Verdict, error)) admission.HandlerFunc {
 	return func(ctx context.Context, req admission.Request) admission.Response {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		defer cancel()
-		e := edit[P]{user: req.UserInfo.Username}
-		var err error
-		if req.Operation != admissionv1.Create {
-			e.before = P(new(T))
-			err = decoder.DecodeRaw(req.OldObject, e.before)
-		}
-		if req.Operation != admissionv1.Delete && err == nil {
-			e.after = P(new(T))
-			err = decoder.DecodeRaw(req.Object, e.after)
-		}
+		e, err := decode[T, P](decoder, req)
 		if err != nil {
 			return admission.Errored(http.StatusBadRequest, err)
 		}

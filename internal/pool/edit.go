@@ -145,7 +145,7 @@ func CheckPool(before, after *v2beta1.SpiderIPPool, around Around) Verdict {
 		if equality.Semantic.DeepEqual(before.Spec, after.Spec) {
 			return Verdict{} // labels, finalizers, status
 		}
-		if err := checkFrozen("IPPool", after, before.Spec.Subnet, after.Spec.Subnet); err != nil {
+		if err := checkFrozen("IPPool", before, before.Spec.Subnet, after.Spec.Subnet); err != nil {
 			e.refuse(err)
 			return e.Verdict
 		}
@@ -177,9 +177,9 @@ func CheckPoolDeletion(p *v2beta1.SpiderIPPool, held Held) (v Verdict) {
 }
 
 // checkFrozen refuses what no edit may do, whatever else it does.
-func checkFrozen(kind string, after metav1.Object, was, is string) *field.Error {
+func checkFrozen(kind string, before metav1.Object, was, is string) *field.Error {
 	switch {
-	case after.GetDeletionTimestamp() != nil:
+	case before.GetDeletionTimestamp() != nil:
 		return field.Forbidden(specPath, fmt.Sprintf("cannot update a terminating %s: it is being deleted and serves nobody", kind))
 	case was != is:
 		return field.Invalid(specPath.Child("subnet"), is, fmt.Sprintf("is immutable and was %s: make another object for another subnet", was))

@@ -35,7 +35,7 @@ func CheckReserved(before, after *v2beta1.SpiderReservedIP, around Around) (v Ve
 		if equality.Semantic.DeepEqual(before.Spec, after.Spec) {
 			return v
 		}
-		if err := checkFrozen("SpiderReservedIP", after, "", ""); err != nil {
+		if err := checkFrozen("SpiderReservedIP", before, "", ""); err != nil {
 			v.refuse(err)
 			return v
 		}

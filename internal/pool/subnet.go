@@ -35,7 +35,7 @@ func CheckSubnet(before, after *v2beta1.SpiderSubnet, around Around) (v Verdict)
 		if equality.Semantic.DeepEqual(before.Spec, after.Spec) {
 			return v
 		}
-		if err := checkFrozen("SpiderSubnet", after, before.Spec.Subnet, after.Spec.Subnet); err != nil {
+		if err := checkFrozen("SpiderSubnet", before, before.Spec.Subnet, after.Spec.Subnet); err != nil {
 			v.refuse(err)
 			return v
 		}

@@ -23,10 +23,12 @@ type Webhooks struct {
 	// URL is where they are served, without a path.
 	URL string
 	// CA is the certificate in PEM that their server is verified by.
-	CA     []byte
-	client client.Client
-	stop   context.CancelFunc
-	ended  chan struct{}
+	CA       []byte
+	client   client.Client
+	register func(webhook.Server)
+	options  webhook.Options
+	stop     context.CancelFunc
+	ended    chan struct{}
 }
 
 // ServeWebhooks serves what register registers, and installs the webhook
@@ -45,15 +47,17 @@ func ServeWebhooks(tb testing.TB, s *Server, register func(webhook.Server)) *Web
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w := &Webhooks{CA: s.ca.pem, client: c, ended: make(chan struct{})}
-	w.serve(tb, s, register)
+	w := &Webhooks{CA: s.ca.pem, client: c, register: register}
+	w.prepare(tb, s)
+	w.Start(tb)
 	tb.Cleanup(w.Stop)
 	w.install(tb)
 	w.waitUntilCalled(tb)
 	return w
 }
 
-func (w *Webhooks) serve(tb testing.TB, s *Server, register func(webhook.Server)) {
+// prepare chooses a port and makes a certificate.
+func (w *Webhooks) prepare(tb testing.TB, s *Server) {
 	tb.Helper()
 	dir := tb.TempDir()
 	cert, key, err := s.ca.Server("127.0.0.1")
@@ -70,16 +74,29 @@ func (w *Webhooks) serve(tb testing.TB, s *Server, register func(webhook.Server)
 		tb.Fatal(err)
 	}
 	w.URL = "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	server := webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port, CertDir: dir})
-	register(server)
+	w.options = webhook.Options{Host: "127.0.0.1", Port: port, CertDir: dir}
+}
+
+// Start serves, also again after Stop. It returns when connections are taken.
+func (w *Webhooks) Start(tb testing.TB) {
+	tb.Helper()
+	server := webhook.NewServer(w.options)
+	w.register(server)
 	ctx, stop := context.WithCancel(context.Background())
-	w.stop = stop
+	ended := make(chan struct{})
+	w.stop, w.ended = stop, ended
 	go func() {
-		defer close(w.ended)
+		defer close(ended)
 		if err := server.Start(ctx); err != nil {
 			tb.Errorf("serving webhooks: %v", err)
 		}
 	}()
+	started := server.StartedChecker()
+	for end := time.Now().Add(time.Minute); started(nil) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("the webhooks are not served: %v", started(nil))
+		}
+	}
 }
 
 // Stop ends the server; the configurations stay, so that the webhooks cannot be
