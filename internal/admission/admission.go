@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -70,13 +71,29 @@ func Register(s webhook.Server, o Options) {
 		validatePath + "spidersubnet":     validate(decoder, o.judgeSubnet),
 		validatePath + "spiderreservedip": validate(decoder, o.judgeReserved),
 	} {
-		s.Register(path, &admission.Webhook{Handler: handle})
+		s.Register(path, &admission.Webhook{Handler: ofSpec(handle)})
 	}
 	s.Register(HealthPath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 		}
 	}))
+}
+
+// ofSpec lets every update pass that leaves spec as it is, and adds nothing to
+// it: finalizers must go also while nothing can be read. The webhooks' conditions
+// say the same, so that the API server need not even ask.
+func ofSpec(next admission.Handler) admission.Handler {
+	return admission.HandlerFunc(func(ctx context.Context, req admission.Request) admission.Response {
+		var before, after struct{ Spec any }
+		if req.Operation == admissionv1.Update && json.Unmarshal(req.OldObject.Raw, &before) == nil &&
+			json.Unmarshal(req.Object.Raw, &after) == nil && reflect.DeepEqual(before.Spec, after.Spec) {
+			return admission.Allowed("")
+		}
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		return next.Handle(ctx, req)
+	})
 }
 
 // object is a pointer to T, one of our kinds.
@@ -97,8 +114,6 @@ type edit[P any] struct {
 // empty list stays, and a field that this version does not know too.
 func mutate[T any, P object[T]](decoder admission.Decoder, add func(context.Context, P) error) admission.HandlerFunc {
 	return func(ctx context.Context, req admission.Request) admission.Response {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		defer cancel()
 		e, err := decode[T, P](decoder, req)
 		if err != nil {
 			return admission.Errored(http.StatusBadRequest, err)
@@ -137,8 +152,6 @@ func decode[T any, P object[T]](decoder admission.Decoder, req admission.Request
 
 func validate[T any, P object[T]](decoder admission.Decoder, judge func(context.Context, edit[P]) (pool.Verdict, error)) admission.HandlerFunc {
 	return func(ctx context.Context, req admission.Request) admission.Response {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		defer cancel()
 		e, err := decode[T, P](decoder, req)
 		if err != nil {
 			return admission.Errored(http.StatusBadRequest, err)

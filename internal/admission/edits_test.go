@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admission/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -184,7 +187,7 @@ func TestInheritedOnce(t *testing.T) {
 // TestOneApplyAfterTheOther: an edit sees what was stored the moment before.
 func TestOneApplyAfterTheOther(t *testing.T) {
 	w, ctx := newWorld(t), t.Context()
-	for i := range 20 {
+	for i := range 5 {
 		subnet := object(t, fmt.Sprintf(`SpiderSubnet net-%d {spec: {subnet: 10.%d.0.0/16, ips: [10.%d.0.1-10.%d.0.9]}}`, i, i, i, i))
 		w.create(t, subnet)
 		w.create(t, object(t, fmt.Sprintf(`SpiderIPPool a-%d {spec: {subnet: 10.%d.0.0/16, ips: [10.%d.0.1]}}`, i, i, i)))
@@ -356,6 +359,46 @@ func TestReads(t *testing.T) {
 				t.Errorf("read %q, want %q", got, tt.reads)
 			}
 		})
+	}
+}
+
+// TestMetadataIsNotJudged: without the conditions of the webhooks too, nothing is
+// read for an update that leaves spec as it is, and nothing refuses it.
+func TestMetadataIsNotJudged(t *testing.T) {
+	h := newHooks(nil) // whoever reads panics
+	for _, tt := range []struct {
+		name, before, after string
+		allowed             bool
+	}{
+		{"a finalizer", `{"metadata":{"finalizers":["a"]},"spec":{"subnet":"10.6.0.0/16","ips":["10.6.0.1","10.6.0.1"]}}`, `{"metadata":{},"spec":{"ips":["10.6.0.1","10.6.0.1"],"subnet":"10.6.0.0/16"}}`, true},
+		{"status", `{"spec":{"subnet":"?"}}`, `{"spec":{"subnet":"?"},"status":{"totalIPCount":1}}`, true},
+		{"spec", `{"spec":{"subnet":"10.6.0.0/16"}}`, `{"spec":{"subnet":"10.6.0.0/16","ips":["10.6.0.1"]}}`, false},
+	} {
+		for _, path := range []string{"mutate", "validate"} {
+			t.Run(tt.name+" "+path, func(t *testing.T) {
+				review := admissionv1.AdmissionReview{
+					TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+					Request: &admissionv1.AdmissionRequest{
+						UID: "1", Operation: admissionv1.Update,
+						OldObject: runtime.RawExtension{Raw: []byte(tt.before)}, Object: runtime.RawExtension{Raw: []byte(tt.after)},
+					},
+				}
+				body, err := json.Marshal(review)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(string(body)))
+				req.Header.Set("Content-Type", "application/json")
+				resp := httptest.NewRecorder()
+				h.chosen.Load().served["/"+path+"-spiderpool-spidernet-io-v2beta1-spiderippool"].ServeHTTP(resp, req)
+				if err := json.Unmarshal(resp.Body.Bytes(), &review); err != nil {
+					t.Fatal(err)
+				}
+				if review.Response.Allowed != tt.allowed || len(review.Response.Patch) > 0 {
+					t.Errorf("%+v", review.Response)
+				}
+			})
+		}
 	}
 }
 
