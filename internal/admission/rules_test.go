@@ -117,6 +117,8 @@ var rules = []rule{
 		want: `overlap with IPPool office in IP ranges [10.6.0.20]`},
 	{name: "an old overlap and an edit of something else", around: []string{office}, before: `SpiderIPPool a {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.20-10.6.0.21]}}`, after: `SpiderIPPool a {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.20-10.6.0.22], disable: true}}`},
 	{name: "an old overlap of subnets and an edit of something else", around: []string{office}, before: `SpiderIPPool a {spec: {subnet: 10.6.0.0/24, ips: [10.6.0.50]}}`, after: `SpiderIPPool a {spec: {subnet: 10.6.0.0/24, ips: [10.6.0.50-10.6.0.51]}}`},
+	{name: "what is recorded as reserved may be malformed", around: []string{`SpiderIPPool other {metadata: {annotations: {ipam.spidernet.io/reserved: "?"}}, spec: {subnet: 10.6.0.0/16, ips: [10.6.0.15]}}`}, after: office,
+		want: `overlap with IPPool other`},
 	{name: "a malformed pool overlaps with nobody", around: []string{`SpiderIPPool bad {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.15, 10.6.0.15]}}`}, after: office},
 
 	// Pools that were malformed before.

@@ -98,8 +98,8 @@ type Change struct{ Added, Removed addr.Set }
 // ChangeOfPool compares two versions of a pool; before is nil for a new one. A
 // version that is malformed has no addresses.
 func ChangeOfPool(before, after *v2beta1.SpiderIPPool) Change {
-	was, _ := parseEdited(before)
-	is, _ := parseEdited(after)
+	was, _ := parseSpec(before)
+	is, _ := parseSpec(after)
 	return changeOf(was, is)
 }
 
@@ -114,9 +114,10 @@ func changeOf(was, is *Pool) (c Change) {
 	return c
 }
 
-// parseEdited reads what people write of a pool: the reservations that the
-// controller recorded are not part of it.
-func parseEdited(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
+// parseSpec reads what people write of a pool, nil if there is none. What the
+// controller recorded as reserved is not part of it: a slip there passes, and the
+// addresses are the pool's after it.
+func parseSpec(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 	if p == nil {
 		return nil, nil
 	}
@@ -189,8 +190,8 @@ func checkFrozen(kind string, before metav1.Object, was, is string) *field.Error
 
 // parse reads both versions and refuses what is newly malformed.
 func (e *poolEdit) parse() {
-	was, known := parseEdited(e.before)
-	is, errs := parseEdited(e.after)
+	was, known := parseSpec(e.before)
+	is, errs := parseSpec(e.after)
 	var old []string
 	if was != nil {
 		old = was.Warnings
@@ -253,7 +254,7 @@ func (e *poolEdit) checkOverlaps() {
 			continue
 		}
 		// One that is malformed gives no address, and is judged when it is mended.
-		if parsed, _ := Parse(other); parsed != nil {
+		if parsed, _ := parseSpec(other); parsed != nil {
 			overlaps.ofRanges(found, e.Added.Intersect(parsed.Addresses))
 		}
 	}

@@ -16,7 +16,7 @@ func ParseSubnet(s *v2beta1.SpiderSubnet) (*Pool, field.ErrorList) {
 	if s == nil {
 		return nil, nil
 	}
-	return Parse(&v2beta1.SpiderIPPool{ObjectMeta: s.ObjectMeta, Spec: v2beta1.IPPoolSpec{
+	return parseSpec(&v2beta1.SpiderIPPool{Spec: v2beta1.IPPoolSpec{
 		IPVersion: s.Spec.IPVersion, Subnet: s.Spec.Subnet, IPs: s.Spec.IPs, ExcludeIPs: s.Spec.ExcludeIPs,
 		Gateway: s.Spec.Gateway, Routes: s.Spec.Routes,
 	}})
@@ -97,7 +97,7 @@ func (v *Verdict) checkNewSubnet(s *v2beta1.SpiderSubnet, is *Pool, around Aroun
 			overlaps.ofSubnets(overlap{"IPPool", p.Name, p.DeletionTimestamp != nil}, is.Subnet, prefix)
 			continue
 		}
-		if parsed, _ := Parse(p); parsed != nil && belongs(p, s) {
+		if parsed, _ := parseSpec(p); parsed != nil && belongs(p, s) {
 			if missing := parsed.Addresses.Minus(is.Addresses); !missing.IsEmpty() && outside < maxOverlaps {
 				outside++
 				v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("IPPool %s of this subnet has IP ranges [%s] that the SpiderSubnet does not: add them",
@@ -114,7 +114,7 @@ func (v *Verdict) checkTakenFromPools(s *v2beta1.SpiderSubnet, is *Pool, removed
 	var shared addr.Set
 	for i := range pools {
 		p := &pools[i]
-		if parsed, _ := Parse(p); parsed != nil && belongs(p, s) {
+		if parsed, _ := parseSpec(p); parsed != nil && belongs(p, s) {
 			if both := parsed.Addresses.Intersect(removed); !both.IsEmpty() {
 				used = append(used, fmt.Sprintf("[%s] of IPPool %s", few(both.Strings()), p.Name))
 				shared = shared.Union(both)
