@@ -115,13 +115,13 @@ type edit[P any] struct {
 func mutate[T any, P object[T]](decoder admission.Decoder, add func(context.Context, P) error) admission.HandlerFunc {
 	return func(ctx context.Context, req admission.Request) admission.Response {
 		e, err := decode[T, P](decoder, req)
-		if err != nil {
-			return admission.Errored(http.StatusBadRequest, err)
+		switch {
+		case err != nil: // the API server names the field, by the definition of the kind
+			return admission.Allowed("")
+		case e.before != nil && e.before.GetDeletionTimestamp() != nil: // the new object need not say so
+			return admission.Allowed("")
 		}
 		o := e.after
-		if e.before != nil && e.before.GetDeletionTimestamp() != nil {
-			return admission.Allowed("") // the new object need not say that it is being deleted
-		}
 		before, err := json.Marshal(o)
 		if err == nil {
 			err = add(ctx, o)

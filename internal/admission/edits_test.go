@@ -169,6 +169,15 @@ func TestSameFileAgain(t *testing.T) {
 	}
 }
 
+// TestWrongType: what cannot be read at all is refused by the field's name.
+func TestWrongType(t *testing.T) {
+	w := newWorld(t)
+	err := w.user.Create(t.Context(), manifest(t, `SpiderIPPool a {spec: {subnet: 10.6.0.0/16, ips: 10.6.0.1}}`))
+	if err == nil || !strings.Contains(err.Error(), `spec.ips: Invalid value: "string"`) {
+		t.Errorf("a text for a list: %v", err)
+	}
+}
+
 // TestInheritedOnce: who takes an inherited gateway out of a pool means it.
 func TestInheritedOnce(t *testing.T) {
 	w, ctx := newWorld(t), t.Context()
@@ -243,7 +252,6 @@ func TestWebhooksCannotBeReached(t *testing.T) {
 	w.create(t, object(t, office))
 	w.create(t, object(t, `SpiderIPPool going {spec: {subnet: 10.7.0.0/16}}`))
 	w.served.Stop()
-	t.Cleanup(func() { w.served.Start(t) })
 	err := w.user.Create(ctx, object(t, `SpiderIPPool other {spec: {subnet: 10.8.0.0/16}}`))
 	if err == nil || !strings.Contains(err.Error(), `failed calling webhook "spiderippool.spiderpool.spidernet.io"`) {
 		t.Errorf("a pool is made: %v", err)
@@ -261,6 +269,8 @@ func TestWebhooksCannotBeReached(t *testing.T) {
 	if err := w.admin.Get(ctx, client.ObjectKey{Name: "going"}, going); !apierrors.IsNotFound(err) {
 		t.Errorf("the deleted pool: %v", err)
 	}
+	w.served.Start(t)
+	w.create(t, object(t, `SpiderIPPool other {spec: {subnet: 10.8.0.0/16}}`))
 }
 
 // TestLongestPool: to compare the longest spec does not cost the API server more

@@ -201,6 +201,8 @@ var rules = []rule{
 	{name: "exclude ranges of a pool of the subnet", around: []string{office}, before: network, after: `SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.99], excludeIPs: [10.6.0.10], gateway: 10.6.0.1}}`,
 		want: `spec.excludeIPs: Forbidden: remove IP ranges that are being used`},
 	{name: "take free ranges from a subnet", around: []string{office}, before: network, after: `SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.50]}}`},
+	{name: "the gateway of a subnet comes into its ranges", before: network, after: `SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.1-10.6.0.99], gateway: 10.6.0.1}}`,
+		warn: `spec.gateway: 10.6.0.1 is in ips and is given to nobody`},
 	{name: "metadata of a malformed subnet", before: `SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.1, 10.6.0.1]}}`, after: `SpiderSubnet net {metadata: {labels: {a: b}}, spec: {subnet: 10.6.0.0/16, ips: [10.6.0.1, 10.6.0.1]}}`},
 
 	// Reservations.

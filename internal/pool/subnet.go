@@ -46,8 +46,12 @@ func CheckSubnet(before, after *v2beta1.SpiderSubnet, around Around) (v Verdict)
 	if is == nil {
 		return v
 	}
+	var old []string
+	if was != nil {
+		old = was.Warnings
+	}
+	v.warnNew(is.Warnings, old)
 	if before == nil {
-		v.warnNew(is.Warnings, nil)
 		v.refuseDisabled(around, is.Family)
 		v.checkNewSubnet(after, is, around)
 	}
