@@ -172,7 +172,7 @@ func CheckPoolDeletion(p *v2beta1.SpiderIPPool, held Held) (v Verdict) {
 	case isForeign(p):
 		v.refuse(field.Forbidden(field.NewPath("status", "allocatedIPs"), foreign))
 	case !held.Addresses.IsEmpty():
-		v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("the IPPool is in use: %s: %s", held, wayOut(p.Name))))
+		v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("the IPPool is in use: %s: take these pods down first, %s", held, holders(p.Name))))
 	}
 	return v
 }
@@ -270,7 +270,8 @@ func (e *poolEdit) checkHeld() {
 		e.refuse(field.Forbidden(e.is.takenBy(e.after.Spec.ExcludeIPs, e.Removed), foreign))
 	case !held.Addresses.IsEmpty():
 		e.refuse(field.Forbidden(e.is.takenBy(e.after.Spec.ExcludeIPs, held.Addresses),
-			fmt.Sprintf("remove an IP address that is being used: %s: %s", held, wayOut(e.after.Name))))
+			fmt.Sprintf("remove an IP address that is being used: %s: reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first, %s",
+				held, holders(e.after.Name))))
 	}
 }
 
@@ -318,7 +319,7 @@ func isForeign(p *v2beta1.SpiderIPPool) bool {
 	return p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0
 }
 
-func wayOut(pool string) string {
-	return fmt.Sprintf("take these pods down first ('kubectl get spiderips --field-selector spec.pool=%s' lists them), "+
-		"or set disable: true, so that nobody gets an address meanwhile", pool)
+// holders is how to see who has addresses of a pool.
+func holders(pool string) string {
+	return fmt.Sprintf("'kubectl get spiderips --field-selector spec.pool=%s' lists all", pool)
 }
