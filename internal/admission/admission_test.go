@@ -61,7 +61,8 @@ func object(t *testing.T, text string) client.Object {
 	return o
 }
 
-// entry is a SpiderIP; rest is "POOL NAMESPACE/POD".
+// entry is a SpiderIP; rest is "POOL NAMESPACE/POD". It is in quarantine if the
+// pod's name begins with "lost".
 func entry(t *testing.T, name, rest string) *v2beta1.SpiderIP {
 	t.Helper()
 	a, err := addr.ParseName(name)
@@ -75,6 +76,9 @@ func entry(t *testing.T, name, rest string) *v2beta1.SpiderIP {
 		Pod: v2beta1.IPPod{Namespace: namespace, Name: pod, UID: "u"}, Use: v2beta1.IPUsePod,
 	}}
 	ip.Name = name
+	if strings.HasPrefix(pod, "lost") {
+		ip.Spec.Use = v2beta1.IPUseQuarantine
+	}
 	return ip
 }
 

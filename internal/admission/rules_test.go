@@ -135,6 +135,8 @@ var rules = []rule{
 	// Addresses that are held.
 	{name: "take a held address out of ips", around: []string{held10}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.11-10.6.0.20]}}`,
 		want: `spec.ips: Forbidden: remove an IP address that is being used: 10.6.0.10 is being used by Pod shop/web-0: reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first, 'kubectl get spiderips --field-selector spec.pool=office' lists all`},
+	{name: "take an address in quarantine out of ips", around: []string{`held 10.6.0.10 office shop/lost-0`}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.11-10.6.0.20]}}`,
+		want: `10.6.0.10 is in quarantine after Pod shop/lost-0`},
 	{name: "exclude a held address", around: []string{held10}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20], excludeIPs: [10.6.0.10]}}`,
 		want: `spec.excludeIPs: Forbidden: remove an IP address that is being used: 10.6.0.10 is being used by Pod shop/web-0`},
 	{name: "a held address as gateway", around: []string{held10}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20], gateway: 10.6.0.10}}`,

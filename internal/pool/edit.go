@@ -266,7 +266,7 @@ func (e *poolEdit) checkOverlaps() {
 func (e *poolEdit) checkHeld() {
 	switch held := e.Held.in(e.Removed); {
 	case e.Removed.IsEmpty():
-	case isForeign(e.after):
+	case isForeign(e.before):
 		e.refuse(field.Forbidden(e.is.takenBy(e.after.Spec.ExcludeIPs, e.Removed), foreign))
 	case !held.Addresses.IsEmpty():
 		e.refuse(field.Forbidden(e.is.takenBy(e.after.Spec.ExcludeIPs, held.Addresses),
