@@ -32,6 +32,7 @@ const (
 var rules = []rule{
 	// What a pool alone tells.
 	{name: "a pool", after: office},
+	{name: "a pool that is there", around: []string{office}, after: office, crd: `spiderippools.spiderpool.spidernet.io "office" already exists`},
 	{name: "IPv6 bounds in the wrong order", after: `SpiderIPPool a {spec: {subnet: "fd00::/64", ips: ["fd00::20-fd00::10"]}}`,
 		want: `spec.ips: Invalid value: "fd00::20-fd00::10": [0]: "fd00::20-fd00::10" has its higher address first: write fd00::10-fd00::20`},
 	{name: "an address twice", after: `SpiderIPPool a {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20, 10.6.0.15]}}`,
@@ -183,6 +184,7 @@ var rules = []rule{
 	{name: "an old pool outside its subnet", around: []string{network}, before: `SpiderIPPool a {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.110], gateway: 10.6.0.1}}`, after: `SpiderIPPool a {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.110, 10.6.0.99], gateway: 10.6.0.1}}`},
 	{name: "a pool of a malformed subnet", around: []string{`SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.1, 10.6.0.1]}}`}, after: office,
 		want: `the SpiderSubnet net of this pool is malformed, mend it first`},
+	{name: "disable a pool of a malformed subnet", around: []string{`SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.1, 10.6.0.1]}}`}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20], disable: true}}`},
 	{name: "a pool beside a subnet", around: []string{network}, after: `SpiderIPPool a {spec: {subnet: 10.6.1.0/24, ips: [10.6.1.1]}}`,
 		warn: `spec.subnet: 10.6.1.0/24 overlaps with 10.6.0.0/16 of SpiderSubnet net, and the pool does not belong to it`},
 
