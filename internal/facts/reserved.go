@@ -34,7 +34,7 @@ func (w *Facts) setReserved(o *v2beta1.SpiderReservedIP) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.hear(o) {
-		w.reserved[o.Name] = reservedBy(o)
+		w.reserved[o.Name] = reservation{o.ResourceVersion, pool.Reservation(o)}
 	}
 }
 
@@ -59,18 +59,6 @@ func (w *Facts) hear(o *v2beta1.SpiderReservedIP) bool {
 func newer(a, than string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, than)
 	return err != nil || order >= 0
-}
-
-// reservedBy is what one object reserves. Each range counts on its own: one
-// that is malformed must not set the others free.
-func reservedBy(o *v2beta1.SpiderReservedIP) reservation {
-	var ranges []addr.Range
-	for _, text := range o.Spec.IPs {
-		if r, err := addr.ParseRange(text); err == nil {
-			ranges = append(ranges, r)
-		}
-	}
-	return reservation{o.ResourceVersion, addr.MakeSet(ranges...)}
 }
 
 // Reserved is what the reservations keep from everybody.
@@ -145,7 +133,7 @@ func (w *Facts) readReserved(ctx context.Context) error {
 	}
 	clear(w.reserved)
 	for i := range list.Items {
-		w.reserved[list.Items[i].Name] = reservedBy(&list.Items[i])
+		w.reserved[list.Items[i].Name] = reservation{list.Items[i].ResourceVersion, pool.Reservation(&list.Items[i])}
 	}
 	w.stale, w.heard = true, sent
 	return nil

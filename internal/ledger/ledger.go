@@ -132,22 +132,67 @@ func (l *Ledger) list(ctx context.Context, what string, of ...client.ListOption)
 // the call. strange are the names of entries that name no address; somebody made
 // them who is not Spiderpool, and they hold nothing.
 func (l *Ledger) OfPool(ctx context.Context, pool string) (taken addr.Set, strange []string, err error) {
-	var list metav1.PartialObjectMetadataList
-	list.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPList"))
-	if err := l.client.List(ctx, &list, client.MatchingFields{"spec.pool": pool}); err != nil {
-		return addr.Set{}, nil, fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
+	if taken, strange, err = l.taken(ctx, client.MatchingFields{"spec.pool": pool}); err != nil {
+		err = fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
 	}
-	ranges := make([]addr.Range, 0, len(list.Items))
-	for i := range list.Items {
-		a, err := addr.ParseName(list.Items[i].Name)
-		if err != nil {
-			strange = append(strange, list.Items[i].Name)
-			continue
+	return taken, strange, err
+}
+
+// taken lists metadata; a limit among the options is the size of a page.
+func (l *Ledger) taken(ctx context.Context, options ...client.ListOption) (taken addr.Set, strange []string, err error) {
+	var ranges []addr.Range
+	for next := ""; ; {
+		var list metav1.PartialObjectMetadataList
+		list.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPList"))
+		if err := l.client.List(ctx, &list, append(options, client.Continue(next))...); err != nil {
+			return addr.Set{}, nil, err
 		}
-		r, _ := addr.MakeRange(a, a)
-		ranges = append(ranges, r)
+		for i := range list.Items {
+			a, err := addr.ParseName(list.Items[i].Name)
+			if err != nil {
+				strange = append(strange, list.Items[i].Name)
+				continue
+			}
+			r, _ := addr.MakeRange(a, a)
+			ranges = append(ranges, r)
+		}
+		if next = list.Continue; next == "" {
+			return addr.MakeSet(ranges...), strange, nil
+		}
 	}
-	return addr.MakeSet(ranges...), strange, nil
+}
+
+// Held returns which addresses of set are held, in the name of pool or, if that
+// is empty, of any, as of a moment after the call; and the entries of the first
+// few of them. For edits by people: of a small set it GETs each address, and else
+// it lists the metadata of the pool's entries, or of all.
+func (l *Ledger) Held(ctx context.Context, set addr.Set, pool string, few int) (held addr.Set, some []v2beta1.SpiderIP, err error) {
+	const small, page = 8, 1000
+	first := small
+	if held = set; set.Count().Cmp(addr.CountOf(small)) > 0 {
+		if pool != "" {
+			held, _, err = l.OfPool(ctx, pool)
+		} else if held, _, err = l.taken(ctx, client.Limit(page)); err != nil {
+			err = fmt.Errorf("list the SpiderIPs: %w", err)
+		}
+		held, first = held.Intersect(set), few
+	}
+	for i, candidates := 0, held; i < first && err == nil; i++ {
+		a, ok := candidates.Nth(addr.CountOf(uint64(i)))
+		if !ok {
+			break
+		}
+		var ip *v2beta1.SpiderIP
+		switch ip, err = l.Get(ctx, addr.Name(a)); {
+		case err != nil:
+			err = fmt.Errorf("read the SpiderIP of %s: %w", a, err)
+		case ip == nil || pool != "" && ip.Spec.Pool != pool:
+			held = held.Without(a)
+		case len(some) < few:
+			some = append(some, *ip)
+		}
+	}
+	return held, some, err
 }
 
 // over says that nothing is sent any more for a context that has ended: the

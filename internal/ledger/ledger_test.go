@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
@@ -192,5 +193,64 @@ func TestEndedContext(t *testing.T) {
 	}
 	if got, err := l.Get(t.Context(), e.Name); got != nil || err != nil {
 		t.Errorf("it is there: %v, %v", got, err)
+	}
+}
+
+// TestHeld: an edit learns who holds addresses in the name of a pool, or of any,
+// of few addresses by reading them and of many by a LIST in pages.
+func TestHeld(t *testing.T) {
+	l, ctx := open(t), t.Context()
+	for i := range 12 {
+		ip := entry(fmt.Sprintf("10.77.0.%d", i), []string{"held-a", "held-b"}[i%2], "n1", fmt.Sprint(i))
+		if err := l.Claim(ctx, ip); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Release(context.WithoutCancel(ctx), ip) })
+	}
+	gone, pages := "", 0 // gone is freed between the LIST and what follows
+	l.client = interceptor.NewClient(l.client.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if key.Name == gone {
+				return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			pages++
+			return c.List(ctx, list, append(opts, client.Limit(5))...)
+		},
+	})
+	for _, tt := range []struct {
+		name, ranges, pool, gone string
+		held, some               string
+	}{
+		{"few of a pool", "10.77.0.0-10.77.0.3", "held-a", "", "10.77.0.0, 10.77.0.2", "[10.77.0.0 10.77.0.2]"},
+		{"few of any", "10.77.0.10-10.77.0.15", "", "", "10.77.0.10-10.77.0.11", "[10.77.0.10 10.77.0.11]"},
+		{"many of a pool", "10.77.0.0-10.77.0.255", "held-b", "", "10.77.0.1, 10.77.0.3, 10.77.0.5, 10.77.0.7, 10.77.0.9, 10.77.0.11", "[10.77.0.1 10.77.0.3 10.77.0.5]"},
+		{"many of any", "10.77.0.4-10.77.0.255", "", "", "10.77.0.4-10.77.0.11", "[10.77.0.4 10.77.0.5 10.77.0.6]"},
+		{"one that was freed", "10.77.0.0-10.77.0.255", "held-b", "10.77.0.3", "10.77.0.1, 10.77.0.5, 10.77.0.7, 10.77.0.9, 10.77.0.11", "[10.77.0.1 10.77.0.5]"},
+		{"none", "10.78.0.0-10.78.0.255", "", "", "", "[]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			gone = tt.gone
+			set, err := addr.ParseSet([]string{tt.ranges})
+			if err != nil {
+				t.Fatal(err)
+			}
+			held, entries, err := l.Held(ctx, set, tt.pool, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			some := []string{}
+			for _, ip := range entries {
+				some = append(some, ip.Spec.Address)
+			}
+			if held.String() != tt.held || fmt.Sprint(some) != tt.some {
+				t.Errorf("held %s, some %v, want %s, %s", held, some, tt.held, tt.some)
+			}
+		})
+	}
+	if pages <= 4 {
+		t.Errorf("%d pages for 4 lists: none was longer than a page", pages)
 	}
 }

@@ -66,6 +66,15 @@ func (h Holder) String() string {
 	return text
 }
 
+// few lists the first of the texts: what people write may be long.
+func few(texts []string) string {
+	const shown = 3
+	if more := len(texts) - shown; more > 0 {
+		texts = append(texts[:shown:shown], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, ", ")
+}
+
 // HeldRequest is why an address that was asked for is not given: who holds it. A
 // holder without a name is one of whom only the ledger's word is known.
 func HeldRequest(a netip.Addr, h Holder) string {

@@ -84,7 +84,7 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		Default:     deref(p.Spec.Default),
 		spec:        p.Spec,
 		terminating: p.DeletionTimestamp != nil,
-		foreign:     p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0,
+		foreign:     isForeign(p),
 	}
 	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
 	if err != nil {
@@ -124,9 +124,9 @@ func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 	list := func(name string, texts []string) addr.Set {
 		set, err := addr.ParseDisjoint(texts)
 		if err != nil {
-			errs = append(errs, field.Invalid(spec.Child(name), texts, err.Error()))
+			errs = append(errs, field.Invalid(spec.Child(name), few(texts), err.Error()))
 		} else if outside := set.Minus(whole); !outside.IsEmpty() {
-			errs = append(errs, field.Invalid(spec.Child(name), outside.String(), fmt.Sprintf("outside the subnet %s", p.Subnet)))
+			errs = append(errs, field.Invalid(spec.Child(name), few(outside.Strings()), fmt.Sprintf("outside the subnet %s", p.Subnet)))
 		}
 		return set
 	}
@@ -143,6 +143,9 @@ func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 			errs = append(errs, field.Invalid(spec.Child("gateway"), text, p.unreachable()))
 		default:
 			p.Gateway = gateway
+			if p.Addresses.Contains(gateway) {
+				p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %s is in ips and is given to nobody", spec.Child("gateway"), gateway))
+			}
 			p.Addresses = p.Addresses.Without(gateway)
 		}
 	}

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -14,7 +13,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-	"sigs.k8s.io/yaml"
 )
 
 // InstallProduct gives the server the kinds of the product, from the chart's
@@ -32,14 +30,8 @@ func InstallProduct(tb testing.TB, s *Server) {
 // ships and no other right. It makes both if they are not there.
 func AgentConfig(tb testing.TB, s *Server) *rest.Config {
 	tb.Helper()
-	text, err := os.ReadFile(filepath.Join(chartFiles(), "roles", "agent.yaml"))
-	if err != nil {
-		tb.Fatal(err)
-	}
 	role := &rbacv1.ClusterRole{}
-	if err := yaml.UnmarshalStrict(text, role); err != nil {
-		tb.Fatalf("the agent's role: %v", err)
-	}
+	readShipped(tb, filepath.Join("roles", "agent.yaml"), role)
 	ctx := context.Background()
 	c, err := kubernetes.NewForConfig(s.Config())
 	if err != nil {
