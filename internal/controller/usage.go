@@ -46,9 +46,14 @@ type held struct {
 	// listed is the resourceVersion of the last LIST of this pool: what the watch
 	// brings and is older is in it.
 	listed string
-	// gone is nil but while a LIST is under way: the versions at which entries went
-	// meanwhile. What the LIST says of them may be of before.
-	gone map[netip.Addr]string
+	// listing is what happens while a LIST is under way, and nil otherwise.
+	listing *listing
+}
+
+// listing is what the watch brought while a LIST was under way, which may be of before.
+type listing struct {
+	gone     map[netip.Addr]string // the versions at which entries went
+	replaced string                // the version at which all entries were listed
 }
 
 func newUsage() *usage {
@@ -94,7 +99,9 @@ func (u *usage) Add(o any) error {
 	isNew := newer(e.version, h.listed)
 	if isNew {
 		h.entries[e.Address] = e
-		delete(h.gone, e.Address)
+		if h.listing != nil {
+			delete(h.listing.gone, e.Address)
+		}
 	}
 	u.mu.Unlock()
 	if isNew {
@@ -117,21 +124,16 @@ func (u *usage) Delete(o any) error {
 	h := u.of(ip.Spec.Pool)
 	isNew := newer(e.version, h.listed)
 	if isNew {
-		h.drop(e.Address, e.version)
+		delete(h.entries, e.Address)
+		if h.listing != nil {
+			h.listing.gone[e.Address] = e.version
+		}
 	}
 	u.mu.Unlock()
 	if isNew {
 		u.changed(ip.Spec.Pool)
 	}
 	return nil
-}
-
-// drop removes an entry that went at a version.
-func (h *held) drop(a netip.Addr, version string) {
-	delete(h.entries, a)
-	if h.gone != nil {
-		h.gone[a] = version
-	}
 }
 
 // Replace takes all entries as of a version. A pool that was LISTed at a later one
@@ -156,12 +158,10 @@ func (u *usage) Replace(list []any, version string) error {
 		if h.listed != "" && newer(h.listed, version) {
 			continue
 		}
-		for a := range h.entries {
-			if _, stays := entries[a]; !stays {
-				h.drop(a, version)
-			}
-		}
 		h.entries = entries
+		if h.listing != nil {
+			h.listing.replaced = version
+		}
 	}
 	select {
 	case <-u.synced:
@@ -193,7 +193,7 @@ func (u *usage) relisting() {
 // by a LIST. Calls for one pool follow each other.
 func (u *usage) refresh(ctx context.Context, pool string, list func(context.Context, string, func(*v2beta1.SpiderIP)) (string, error)) error {
 	u.mu.Lock()
-	u.of(pool).gone = map[netip.Addr]string{}
+	u.of(pool).listing = &listing{gone: map[netip.Addr]string{}}
 	u.mu.Unlock()
 	seen := map[netip.Addr]versioned{}
 	version, err := list(ctx, pool, func(ip *v2beta1.SpiderIP) {
@@ -207,18 +207,21 @@ func (u *usage) refresh(ctx context.Context, pool string, list func(context.Cont
 	if err == nil {
 		h.merge(seen, version)
 	}
-	h.gone = nil
+	h.listing = nil
 	return err
 }
 
 // merge takes what a LIST saw at a version, but for what is known to be newer.
 func (h *held) merge(seen map[netip.Addr]versioned, version string) {
+	if h.listing.replaced != "" && newer(h.listing.replaced, version) {
+		return
+	}
 	for a, e := range h.entries {
 		if newer(e.version, version) {
 			seen[a] = e
 		}
 	}
-	for a, went := range h.gone {
+	for a, went := range h.listing.gone {
 		if e, ok := seen[a]; ok && newer(went, e.version) {
 			delete(seen, a)
 		}
