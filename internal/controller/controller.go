@@ -80,18 +80,43 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("make the controller of pools: %w", err)
 	}
-	for _, watch := range append(s.sources(watches), &heldSource{watching, s.usage}) {
-		if err := c.Watch(watch); err != nil {
-			return fmt.Errorf("register a watch: %w", err)
+	if err := c.Watch(&sources{append(s.sources(watches), &heldSource{watching, s.usage}), s.inventory.complete}); err != nil {
+		return fmt.Errorf("register the watches: %w", err)
+	}
+	return nil
+}
+
+// sources are watches that count only together.
+type sources struct {
+	all  []source.SyncingSource
+	done func() // called when each has brought its first list
+}
+
+// Start begins to watch.
+func (s *sources) Start(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	for _, one := range s.all {
+		if err := one.Start(ctx, q); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// WaitForSync returns when each has brought its first list.
+func (s *sources) WaitForSync(ctx context.Context) error {
+	for _, one := range s.all {
+		if err := one.WaitForSync(ctx); err != nil {
+			return err
+		}
+	}
+	s.done()
+	return nil
+}
+
 // sources are what makes a pool be looked at, beside what is held in its name.
-func (s *status) sources(watches cache.Cache) []source.Source {
+func (s *status) sources(watches cache.Cache) []source.SyncingSource {
 	i := s.inventory
-	return []source.Source{
+	return []source.SyncingSource{
 		source.Kind(watches, &v2beta1.SpiderIPPool{}, on(
 			func(o *v2beta1.SpiderIPPool) []string { i.setPool(o); return []string{o.Name} },
 			func(o *v2beta1.SpiderIPPool) []string { i.dropPool(o.Name); return []string{o.Name} })),

@@ -23,6 +23,7 @@ type inventory struct {
 	// unions are of reserved and nodes, unless stale.
 	allReserved, allNodes addr.Set
 	stale                 bool
+	whole                 bool // that all watches have brought their first list
 }
 
 // outline is what can be read of a pool, also of a malformed one.
@@ -167,12 +168,20 @@ func (i *inventory) dropSubnet(name string) {
 	delete(i.subnets, name)
 }
 
-// snapshot is what there is now: pools by name, the number of subnets, and what is kept from pods.
-func (i *inventory) snapshot() (pools map[string]outline, subnets int, kept addr.Set) {
+// complete takes that all watches have brought their first list.
+func (i *inventory) complete() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.whole = true
+}
+
+// snapshot is what there is now: pools by name, the number of subnets, and what is
+// kept from pods. It is not ok before it is complete.
+func (i *inventory) snapshot() (pools map[string]outline, subnets int, kept addr.Set, ok bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	reserved, nodes := i.unions()
-	return maps.Clone(i.pools), len(i.subnets), reserved.Union(nodes)
+	return maps.Clone(i.pools), len(i.subnets), reserved.Union(nodes), i.whole
 }
 
 // drains reports whether an address held in the name of the pool is one that it

@@ -63,16 +63,16 @@ type numbers struct {
 
 // Collect tells all numbers as they are.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
-	if !c.usage.isSynced() {
+	outlines, subnets, kept, ok := c.inventory.snapshot()
+	if !ok {
 		return
 	}
-	pools, subnets, all := c.count()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	gauge(totalPools, float64(pools))
+	gauge(totalPools, float64(len(outlines)))
 	gauge(totalSubnets, float64(subnets))
-	for s, n := range all {
+	for s, n := range c.count(outlines, kept) {
 		labels := []string{s.pool, strconv.Itoa(int(s.family))}
 		gauge(totalIPs, n.total.Float64(), labels...)
 		gauge(usedIPs, float64(n.used), labels...)
@@ -97,8 +97,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 // count computes the numbers of all pools, and of names of pools that are gone
 // and in which addresses are held. It costs what is held and how many ranges
 // there are, not their product.
-func (c *collector) count() (pools, subnets int, all map[series]*numbers) {
-	all = map[series]*numbers{}
+func (c *collector) count(outlines map[string]outline, kept addr.Set) map[series]*numbers {
+	all := map[series]*numbers{}
 	of := func(s series) *numbers {
 		if all[s] == nil {
 			all[s] = &numbers{}
@@ -106,7 +106,6 @@ func (c *collector) count() (pools, subnets int, all map[series]*numbers) {
 		return all[s]
 	}
 	var taken []netip.Addr
-	outlines, subnets, kept := c.inventory.snapshot()
 	for _, name := range c.usage.names() {
 		p := outlines[name]
 		for _, e := range c.usage.in(name) {
@@ -131,7 +130,7 @@ func (c *collector) count() (pools, subnets int, all map[series]*numbers) {
 		n.reserved = n.total.Sub(gives.Count())
 		n.free = gives.Count().Sub(addr.CountOf(uint64(within(taken, gives))))
 	}
-	return len(outlines), subnets, all
+	return all
 }
 
 // within is how many of sorted addresses are in a set.

@@ -267,13 +267,3 @@ func (u *usage) forget(pool string) {
 		delete(u.pools, pool)
 	}
 }
-
-// isSynced reports whether the watch has brought its first list.
-func (u *usage) isSynced() bool {
-	select {
-	case <-u.synced:
-		return true
-	default:
-		return false
-	}
-}
