@@ -283,15 +283,21 @@ type leader struct {
 // it and the API server.
 func (c *cluster) lead(wrap ...func(http.RoundTripper) http.RoundTripper) *leader {
 	c.t.Helper()
+	return leadWith(c.t, apiserver.ControllerConfig(c.t, c.server), wrap...)
+}
+
+func leadWith(t testing.TB, cfg *rest.Config, wrap ...func(http.RoundTripper) http.RoundTripper) *leader {
+	t.Helper()
+	ctrllog.SetLogger(logr.Discard())
 	l := &leader{requests: &requests{}, registry: prometheus.NewRegistry(), events: record.NewFakeRecorder(10000)}
-	cfg := rest.CopyConfig(apiserver.ControllerConfig(c.t, c.server))
+	cfg = rest.CopyConfig(cfg)
 	cfg.Wrap(l.requests.wrap)
 	for _, w := range wrap {
 		cfg.Wrap(w)
 	}
 	clients, err := apiclient.New(cfg)
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 	yes := true
 	mgr, err := manager.New(clients.Watch, manager.Options{
@@ -303,18 +309,18 @@ func (c *cluster) lead(wrap ...func(http.RoundTripper) http.RoundTripper) *leade
 			Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	}
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	var stopped atomic.Bool
 	done.Go(func() {
 		if err := mgr.Start(ctx); err != nil && !stopped.Load() {
-			c.t.Errorf("the controller ended: %v", err)
+			t.Errorf("the controller ended: %v", err)
 		}
 	})
 	l.stop = sync.OnceFunc(func() { stopped.Store(true); cancel(); done.Wait() })
-	c.t.Cleanup(l.stop)
+	t.Cleanup(l.stop)
 	return l
 }
 

@@ -56,6 +56,10 @@ type history struct {
 	told     bool // that the pool is not moved in
 }
 
+// lateness is how long a version that was replaced is not looked at. If it is
+// still there then, etcd was put back to it.
+const lateness = 10 * time.Second
+
 // replacedKept bounds history.replaced: one look writes twice at most.
 const replacedKept = 4
 
@@ -101,8 +105,11 @@ func (s *status) look(ctx context.Context, name string) error {
 	if wait := perPool - time.Since(r.wrote); wait > 0 {
 		return later(wait)
 	}
-	if slices.Contains(r.replaced, o.ResourceVersion) {
-		return nil // the next event is on its way
+	if slices.Contains(r.replaced, o.ResourceVersion) && time.Since(r.wrote) < lateness {
+		return later(perPool) // the watch is late, and to write would be a conflict
+	}
+	if o.Generation < r.judged.generation {
+		r.judged = version{} // etcd was put back, and generations will come again
 	}
 	s.budget.adjust(s.inventory.nodeCount())
 	mended, mendErr := s.mend(ctx, o, r)
