@@ -207,10 +207,10 @@ func (c *cluster) eventually(what string, holds func() bool) {
 // version.
 func (c *cluster) status(name, want string) *v2beta1.SpiderIPPool {
 	c.t.Helper()
-	p, got := &v2beta1.SpiderIPPool{}, ""
+	p := &v2beta1.SpiderIPPool{}
 	for late := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
 		c.get(name, p)
-		got = summary(p.Status)
+		got := summary(p.Status)
 		if got == want && observed(p) {
 			return p
 		}

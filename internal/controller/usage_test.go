@@ -42,7 +42,7 @@ func (w *truth) text(version int) string { return strconv.Itoa(w.offset + versio
 func (w *truth) step(r *rand.Rand) {
 	address := fmt.Sprintf("10.6.0.%d", r.IntN(6))
 	next := maps.Clone(w.now)
-	c := change{}
+	var c change
 	if old, ok := next[address]; ok && r.IntN(3) > 0 {
 		c = change{old.DeepCopy(), true}
 		delete(next, address)
