@@ -280,6 +280,40 @@ func TestEditsAndClaims(t *testing.T) {
 	}
 }
 
+// TestDeafLeader: a leader whose watch of the ledger hangs judges an edit by what
+// is held; and when it hears late of an edit that another has judged, it does not
+// put its own view in the place of that.
+func TestDeafLeader(t *testing.T) {
+	c := newCluster(t)
+	c.pool("a", "10.6.0.10-10.6.0.19")
+	ofHeld, ofPools := apiserver.NewValve(t, "spiderips"), apiserver.NewValve(t, "spiderippools")
+	deaf := c.lead(ofHeld.Wrap, ofPools.Wrap)
+	c.status("a", unused(10))
+	ofHeld.Shut()
+	without := func(n int) {
+		c.edit("a", func(p *v2beta1.SpiderIPPool) { p.Spec.ExcludeIPs = append(p.Spec.ExcludeIPs, nth(10+n)) })
+	}
+	const draining = " Ready=True/Serving Draining=True/OutsidePool Malformed=False/ValidSpec"
+	c.claim("a", "10.6.0.10")
+	without(0)
+	c.status("a", "1 of 9, draining 1 [10.6.0.10]"+draining)
+
+	ofPools.Shut()
+	c.lead()
+	c.claim("a", "10.6.0.11")
+	without(1)
+	c.status("a", "2 of 8, draining 2 [10.6.0.10-10.6.0.11]"+draining)
+	deaf.quiet()
+	deaf.requests.take()
+	ofPools.Open()
+	c.eventually("it has heard of the edit", func() bool { return deaf.count() > 0 })
+	deaf.quiet()
+	if diff := cmp.Diff([]string{"GET spiderips?spec.pool=a"}, deaf.requests.take()); diff != "" {
+		t.Error(diff)
+	}
+	c.status("a", "2 of 8, draining 2 [10.6.0.10-10.6.0.11]"+draining)
+}
+
 // next is the next version of a pool that a watch brings.
 func next(t *testing.T, w watch.Interface) *v2beta1.SpiderIPPool {
 	t.Helper()
