@@ -4,8 +4,11 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -91,5 +94,48 @@ func (s *status) release(ctx context.Context, o *v2beta1.SpiderIPPool) error {
 // patch changes what differs, if o still is what is stored, and fills in what it
 // is then.
 func (s *status) patch(ctx context.Context, o, changed *v2beta1.SpiderIPPool) error {
-	return s.Live.Patch(ctx, changed, client.MergeFromWithOptions(o, client.MergeFromWithOptimisticLock{}))
+	if wait := s.webhook.wait(); wait > 0 {
+		return later(wait)
+	}
+	err := s.Live.Patch(ctx, changed, client.MergeFromWithOptions(o, client.MergeFromWithOptimisticLock{}))
+	s.webhook.learn(err)
+	return err
+}
+
+// webhookPause is the time between two tries while the webhook is away. It is
+// longer than the API server waits for one.
+const webhookPause = 15 * time.Second
+
+// webhook remembers whether the webhook, which each write of metadata needs, was
+// away. Then one pool at a time tries, lest all workers wait for it and no status
+// is written. The zero webhook is there.
+type webhook struct {
+	mu   sync.Mutex
+	away bool
+	next time.Time
+}
+
+// wait returns how long to wait before the next try, 0 for now.
+func (w *webhook) wait() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.away {
+		return 0
+	}
+	if wait := time.Until(w.next); wait > 0 {
+		return wait
+	}
+	w.next = time.Now().Add(webhookPause)
+	return 0
+}
+
+// learn takes the outcome of a try. A refusal is an answer.
+func (w *webhook) learn(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.away = err != nil && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsBadRequest(err) &&
+		!apierrors.IsConflict(err) && !apierrors.IsNotFound(err)
+	if w.away {
+		w.next = time.Now().Add(webhookPause)
+	}
 }

@@ -38,6 +38,7 @@ type status struct {
 	usage     *usage
 	inventory *inventory
 	budget    *budget
+	webhook   webhook
 
 	mu        sync.Mutex
 	histories map[string]*history
@@ -117,7 +118,10 @@ func (s *status) look(ctx context.Context, name string) error {
 		return mendErr
 	}
 	// A webhook that is away must not keep the status from being true.
-	return errors.Join(s.judge(ctx, mended, r), mendErr)
+	if err := s.judge(ctx, mended, r); err != nil {
+		return err
+	}
+	return mendErr
 }
 
 // judge writes the status of a pool if it is not what it should be, or lets the

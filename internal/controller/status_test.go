@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -353,25 +354,39 @@ func TestConflict(t *testing.T) {
 }
 
 // TestWebhookAway: what the metadata cannot have because the webhook is away does
-// not keep the status from being true, and is made up for.
+// not keep the status of any pool from being true, is tried seldom, and is made up for.
 func TestWebhookAway(t *testing.T) {
 	c := newCluster(t)
 	c.pool("a", "10.6.0.10-10.6.0.19")
-	c.reserve("r", "10.6.0.10")
-	var back sync.Map
+	c.pool("b", "10.6.1.10-10.6.1.19")
+	c.reserve("r", "10.6.0.10", "10.6.1.10")
+	var back atomic.Bool
+	var tries atomic.Int32
 	c.lead(func(next http.RoundTripper) http.RoundTripper {
 		return tripper(func(r *http.Request) (*http.Response, error) {
-			if _, ok := back.Load(1); !ok && r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/spiderippools/a") {
+			if !back.Load() && r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/spiderippools/") {
+				tries.Add(1)
 				return nil, errors.New("failed calling webhook")
 			}
 			return next.RoundTrip(r)
 		})
 	})
-	if p := c.status("a", unused(10)); p.Status.ObservedReserved != "" {
-		t.Error("it is reserved though nothing could be written")
+	for i := range 4 {
+		for _, p := range []string{c.status("a", inUse(i, 10)).Status.ObservedReserved, c.status("b", inUse(i, 10)).Status.ObservedReserved} {
+			if p != "" {
+				t.Error("it is reserved though nothing could be written")
+			}
+		}
+		c.claim("a", nth(11+i))
+		c.claim("b", nth(256+11+i))
 	}
-	back.Store(1, true)
-	c.eventually("it is reserved", func() bool { return c.status("a", unused(10)).Status.ObservedReserved == "10.6.0.10" })
+	if n := tries.Load(); n > 3 {
+		t.Errorf("%d tries", n)
+	}
+	back.Store(true)
+	c.eventually("it is reserved", func() bool {
+		return c.status("a", inUse(4, 10)).Status.ObservedReserved == "10.6.0.10" && c.status("b", inUse(4, 10)).Status.ObservedReserved == "10.6.1.10"
+	})
 }
 
 // TestMalformed: a pool that the API server stored though it is malformed says
