@@ -187,7 +187,7 @@ type IPPoolStatus struct {
 // Types of the conditions of a SpiderIPPool.
 const (
 	// ConditionReady is true while the pool gives addresses to the pods that it serves. It is false while the pool is
-	// disabled, being deleted, malformed, or still holds the records of an older Spiderpool.
+	// disabled, being deleted or malformed, or has no address that is not reserved.
 	ConditionReady = "Ready"
 	// ConditionDraining is true while pods hold addresses that the pool no longer covers, or the pool is being deleted and
 	// pods hold addresses of it.

@@ -55,6 +55,9 @@ func (c Count) Int64() int64 {
 	return int64(c.lo)
 }
 
+// Float64 returns c, rounded to what a float64 holds.
+func (c Count) Float64() float64 { return math.Ldexp(float64(c.hi), 64) + float64(c.lo) }
+
 // String returns c in decimal.
 func (c Count) String() string {
 	n := new(big.Int).SetUint64(c.hi)

@@ -64,5 +64,9 @@ func TestCountConversions(t *testing.T) {
 		if tc.c.String() != tc.text || u != tc.u || fits != tc.fits || tc.c.Int64() != tc.i || tc.c.IsZero() != tc.empty {
 			t.Errorf("%s: String %v, Uint64 %v, %v, Int64 %v, IsZero %v", tc.text, tc.c, u, fits, tc.c.Int64(), tc.c.IsZero())
 		}
+		exact, _ := new(big.Float).SetInt(tc.c.big()).Float64()
+		if got := tc.c.Float64(); math.Abs(got-exact) > exact*1e-15 {
+			t.Errorf("%s: Float64 %v", tc.text, got)
+		}
 	}
 }

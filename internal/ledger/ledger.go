@@ -195,6 +195,28 @@ func (l *Ledger) Held(ctx context.Context, set addr.Set, pool string, few int) (
 	return held, some, err
 }
 
+// heldPage is how many entries one answer holds: a pool may have many, and its
+// reader little memory.
+const heldPage = 1000
+
+// HeldIn calls each with all entries in the name of a pool, as of one moment
+// after the call, and returns the resourceVersion of that moment. An entry must
+// not be kept as it is: it is large.
+func (l *Ledger) HeldIn(ctx context.Context, pool string, each func(*v2beta1.SpiderIP)) (version string, err error) {
+	for next := ""; ; {
+		var list v2beta1.SpiderIPList
+		if err := l.client.List(ctx, &list, client.MatchingFields{"spec.pool": pool}, client.Limit(heldPage), client.Continue(next)); err != nil {
+			return "", fmt.Errorf("list the SpiderIPs of pool %s: %w", pool, err)
+		}
+		for i := range list.Items {
+			each(&list.Items[i])
+		}
+		if version, next = list.ResourceVersion, list.Continue; next == "" {
+			return version, nil
+		}
+	}
+}
+
 // over says that nothing is sent any more for a context that has ended: the
 // client would not say so.
 func over(ctx context.Context) error {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -123,6 +125,37 @@ func TestLists(t *testing.T) {
 	entries, err := l.OfNode(ctx, "n1")
 	if err != nil || len(entries) != 3 {
 		t.Errorf("node: %v, %v", entries, err)
+	}
+}
+
+// TestHeldIn: a list that comes in pages is one list.
+func TestHeldIn(t *testing.T) {
+	l := open(t)
+	const entries = heldPage + 5
+	var group sync.WaitGroup
+	for w := range 16 {
+		group.Go(func() {
+			for i := w; i < entries; i += 16 {
+				if err := l.Claim(t.Context(), entry(fmt.Sprintf("10.9.%d.%d", i/250, i%250+1), "large", "n1", "c")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	seen, last := map[string]bool{}, ""
+	version, err := l.HeldIn(t.Context(), "large", func(e *v2beta1.SpiderIP) {
+		seen[e.Name] = true
+		if order, err := resourceversion.CompareResourceVersion(e.ResourceVersion, last); err != nil || order > 0 {
+			last = e.ResourceVersion
+		}
+	})
+	order, wrong := resourceversion.CompareResourceVersion(version, last)
+	if err != nil || len(seen) != entries || wrong != nil || order < 0 {
+		t.Errorf("%d entries as of %s, the newest of %s; %v, %v", len(seen), version, last, err, wrong)
+	}
+	if version, err := l.HeldIn(t.Context(), "none", func(*v2beta1.SpiderIP) { t.Error("an entry") }); err != nil || version == "" {
+		t.Errorf("none: as of %q, %v", version, err)
 	}
 }
 

@@ -30,14 +30,26 @@ func InstallProduct(tb testing.TB, s *Server) {
 // ships and no other right. It makes both if they are not there.
 func AgentConfig(tb testing.TB, s *Server) *rest.Config {
 	tb.Helper()
+	return accountConfig(tb, s, "agent")
+}
+
+// ControllerConfig is AgentConfig for the controller.
+func ControllerConfig(tb testing.TB, s *Server) *rest.Config {
+	tb.Helper()
+	return accountConfig(tb, s, "controller")
+}
+
+// accountConfig is for the service account of a program.
+func accountConfig(tb testing.TB, s *Server, program string) *rest.Config {
+	tb.Helper()
 	role := &rbacv1.ClusterRole{}
-	readShipped(tb, filepath.Join("roles", "agent.yaml"), role)
+	readShipped(tb, filepath.Join("roles", program+".yaml"), role)
 	ctx := context.Background()
 	c, err := kubernetes.NewForConfig(s.Config())
 	if err != nil {
 		tb.Fatal(err)
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "spiderpool-agent"}}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "spiderpool-" + program}}
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
@@ -48,7 +60,7 @@ func AgentConfig(tb testing.TB, s *Server) *rest.Config {
 	_, bindingErr := c.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
 	for _, err := range []error{roleErr, accountErr, bindingErr} {
 		if err != nil && !apierrors.IsAlreadyExists(err) {
-			tb.Fatalf("making the agent's account: %v", err)
+			tb.Fatalf("making the account of the %s: %v", program, err)
 		}
 	}
 	cfg, err := s.ServiceAccountConfig(ctx, account.Namespace, account.Name, nil)

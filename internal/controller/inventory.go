@@ -1,0 +1,192 @@
+package controller
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// inventory is what the watches brought of pools, reservations and nodes, as values.
+type inventory struct {
+	mu    sync.Mutex
+	pools map[string]outline
+	// reserved and nodes are sets of addresses by the names of SpiderReservedIPs and Nodes; subnets are names.
+	reserved, nodes map[string]addr.Set
+	subnets         map[string]struct{}
+	// unions are of reserved and nodes, unless stale.
+	allReserved, allNodes addr.Set
+	stale                 bool
+	whole                 bool // that all watches have brought their first list
+}
+
+// outline is what can be read of a pool, also of a malformed one.
+type outline struct {
+	family    pool.Family
+	addresses addr.Set
+	known     bool // addresses
+	malformed bool
+	deleting  bool
+}
+
+func newInventory() *inventory {
+	return &inventory{pools: map[string]outline{}, reserved: map[string]addr.Set{}, nodes: map[string]addr.Set{}, subnets: map[string]struct{}{}}
+}
+
+// addresses are those that a pool has: ips without excludeIPs, the gateway and
+// what no host may bear. They do not depend on its other fields, of which one may
+// be malformed; they are not ok if one of these is.
+func addresses(o *v2beta1.SpiderIPPool) (addr.Set, bool) {
+	p, errs := pool.Parse(&v2beta1.SpiderIPPool{Spec: v2beta1.IPPoolSpec{
+		Subnet: o.Spec.Subnet, IPs: o.Spec.IPs, ExcludeIPs: o.Spec.ExcludeIPs, Gateway: o.Spec.Gateway,
+	}})
+	if len(errs) > 0 {
+		return addr.Set{}, false
+	}
+	return p.Addresses, true
+}
+
+// setPool takes a pool.
+func (i *inventory) setPool(o *v2beta1.SpiderIPPool) {
+	out := outline{deleting: o.DeletionTimestamp != nil}
+	if p := pool.Outline(o); p != nil {
+		out.family = p.Family
+	}
+	out.addresses, out.known = addresses(o)
+	_, errs := pool.Parse(o)
+	out.malformed = len(errs) > 0
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.pools[o.Name] = out
+}
+
+func (i *inventory) dropPool(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.pools, name)
+}
+
+// setReserved takes what a SpiderReservedIP reserves, and returns the pools that a
+// change cuts. Each range counts on its own: one that is malformed must not set
+// the others free.
+func (i *inventory) setReserved(o *v2beta1.SpiderReservedIP) []string {
+	var ranges []addr.Range
+	for _, text := range o.Spec.IPs {
+		if r, err := addr.ParseRange(text); err == nil {
+			ranges = append(ranges, r)
+		}
+	}
+	return i.replace(i.reserved, o.Name, addr.MakeSet(ranges...))
+}
+
+// setNode takes the addresses of a node, and returns the pools that a change cuts.
+func (i *inventory) setNode(o *corev1.Node) []string {
+	var set addr.Set
+	for _, a := range o.Status.Addresses {
+		if parsed, err := addr.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			set = set.With(parsed)
+		}
+	}
+	return i.replace(i.nodes, o.Name, set)
+}
+
+func (i *inventory) dropReserved(name string) []string { return i.drop(i.reserved, name) }
+
+func (i *inventory) dropNode(name string) []string { return i.drop(i.nodes, name) }
+
+func (i *inventory) drop(sets map[string]addr.Set, name string) []string {
+	cut := i.replace(sets, name, addr.Set{})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(sets, name)
+	return cut
+}
+
+// replace sets what one object keeps from pods, and returns the pools that have
+// an address in which the new set differs from the old one.
+func (i *inventory) replace(sets map[string]addr.Set, name string, set addr.Set) (cut []string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	old := sets[name]
+	sets[name] = set
+	if old.Equal(set) {
+		return nil
+	}
+	i.stale = true
+	change := old.Minus(set).Union(set.Minus(old))
+	for name, p := range i.pools {
+		if p.addresses.Overlaps(change) {
+			cut = append(cut, name)
+		}
+	}
+	return cut
+}
+
+// kept are all addresses that SpiderReservedIPs keep from pods, and all that nodes have.
+func (i *inventory) kept() (reserved, nodes addr.Set) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.unions()
+}
+
+func (i *inventory) unions() (reserved, nodes addr.Set) {
+	if i.stale {
+		i.allReserved, i.allNodes, i.stale = union(i.reserved), union(i.nodes), false
+	}
+	return i.allReserved, i.allNodes
+}
+
+func union(sets map[string]addr.Set) addr.Set {
+	var ranges []addr.Range
+	for _, s := range sets {
+		ranges = slices.AppendSeq(ranges, s.Ranges())
+	}
+	return addr.MakeSet(ranges...)
+}
+
+func (i *inventory) nodeCount() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.nodes)
+}
+
+func (i *inventory) setSubnet(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.subnets[name] = struct{}{}
+}
+
+func (i *inventory) dropSubnet(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.subnets, name)
+}
+
+// complete takes that all watches have brought their first list.
+func (i *inventory) complete() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.whole = true
+}
+
+// snapshot is what there is now: pools by name, the number of subnets, and what is
+// kept from pods. It is not ok before it is complete.
+func (i *inventory) snapshot() (pools map[string]outline, subnets int, kept addr.Set, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	reserved, nodes := i.unions()
+	return maps.Clone(i.pools), len(i.subnets), reserved.Union(nodes), i.whole
+}
+
+// drains reports whether an address held in the name of the pool is one that it
+// does not cover. Of a pool that is gone, or whose addresses are malformed, that
+// is not known.
+func (p outline) drains(a netip.Addr) bool {
+	return p.known && !p.addresses.Contains(a) || p.deleting
+}
