@@ -134,7 +134,7 @@ func (c *Certs) Ready() error {
 		}
 	}
 	for _, b := range c.webhooks.watched().bundles() {
-		if err := c.verify(*b.pem, served.Leaf, time.Now(), c.names()[:1]); err != nil {
+		if err := c.verify(*b.pem, served.Leaf, time.Now()); err != nil {
 			return fmt.Errorf("the caBundle of webhook %s does not verify the certificate that is served, from %s: %w", b.of, c.source(), err)
 		}
 	}

@@ -2,7 +2,6 @@ package certs
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"errors"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -232,6 +230,7 @@ func TestFiles(t *testing.T) {
 // mount puts files into dir as the kubelet does: in a directory of their own, to which a link is renamed.
 func mount(t *testing.T, dir, version string, secret map[string][]byte) {
 	t.Helper()
+	before, _ := os.Readlink(filepath.Join(dir, "..data"))
 	err := os.Mkdir(filepath.Join(dir, version), 0o755)
 	for _, file := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, version, file), secret[file], 0o600))
@@ -239,10 +238,11 @@ func mount(t *testing.T, dir, version string, secret map[string][]byte) {
 			err = errors.Join(err, os.Symlink("..data/"+file, filepath.Join(dir, file)))
 		}
 	}
-	if err = errors.Join(err, os.Symlink(version, filepath.Join(dir, "..new")), os.Rename(filepath.Join(dir, "..new"), filepath.Join(dir, "..data"))); err != nil {
+	err = errors.Join(err, os.Symlink(version, filepath.Join(dir, "..new")), os.Rename(filepath.Join(dir, "..new"), filepath.Join(dir, "..data")))
+	if before != "" {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, before)))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
-
-var _ = context.Background
-var _ = time.Now

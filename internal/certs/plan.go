@@ -71,7 +71,8 @@ func (o Options) decide(v view) decision {
 		d.pair, accepted = v.serving, true
 	}
 	switch {
-	case d.authority != nil && d.pair != nil && o.verify(encode(d.authority.Cert), d.pair.Leaf, v.now, o.names()) == nil && !nearEnd(d.pair.Leaf, v.now):
+	case d.authority != nil && d.pair != nil && o.verify(encode(d.authority.Cert), d.pair.Leaf, v.now) == nil &&
+		o.hasNames(d.pair.Leaf) && !nearEnd(d.pair.Leaf, v.now):
 	case accepted && (d.authority == nil || !v.settled || !inAll(v.injected, d.authority.Cert)):
 		d.waiting = true
 	default:
@@ -129,19 +130,20 @@ func (o Options) accept(bundles [][]byte, p *pair, now time.Time) bool {
 	if p == nil || len(bundles) == 0 {
 		return false
 	}
-	return !slices.ContainsFunc(bundles, func(bundle []byte) bool { return o.verify(bundle, p.Leaf, now, o.names()[:1]) != nil })
+	return !slices.ContainsFunc(bundles, func(bundle []byte) bool { return o.verify(bundle, p.Leaf, now) != nil })
 }
 
-// verify checks a certificate as the API server does, for each of the names.
-func (o Options) verify(bundle []byte, leaf *x509.Certificate, now time.Time, names []string) error {
+// verify checks a certificate as the API server does.
+func (o Options) verify(bundle []byte, leaf *x509.Certificate, now time.Time) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(bundle)
-	for _, name := range names {
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name, CurrentTime: now}); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: o.names()[0], CurrentTime: now})
+	return err
+}
+
+// hasNames reports whether a certificate has all names, as they are written: not every text is a name that verifies.
+func (o Options) hasNames(leaf *x509.Certificate) bool {
+	return !slices.ContainsFunc(o.names(), func(name string) bool { return !slices.Contains(leaf.DNSNames, name) })
 }
 
 // inAll reports whether each bundle has c.

@@ -189,7 +189,7 @@ func holds(t *testing.T, data map[string][]byte) {
 	if p == nil {
 		t.Fatal("certificate and key do not fit")
 	}
-	if err := options.verify(data[caCert], p.Leaf, now, options.names()[:1]); err != nil {
+	if err := options.verify(data[caCert], p.Leaf, now); err != nil {
 		t.Errorf("its bundle does not verify its certificate: %v", err)
 	}
 	all := parse(data[caCert])
@@ -209,17 +209,20 @@ func holds(t *testing.T, data map[string][]byte) {
 
 func TestNames(t *testing.T) {
 	o := options
-	o.ExtraNames = []string{"x.example"}
-	want := "spiderpool-controller.net.svc spiderpool-controller.net.svc.cluster.local spiderpool-controller.net spiderpool-controller x.example"
+	o.ExtraNames = []string{"x.example", "*.example", "10.0.0.1"}
+	want := "spiderpool-controller.net.svc spiderpool-controller.net.svc.cluster.local spiderpool-controller.net spiderpool-controller x.example *.example 10.0.0.1"
 	if got := strings.Join(o.names(), " "); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	data := must(o.secretData(o.decide(view{now: now}), nil, now))
 	leaf := pairOf(data).Leaf
-	for _, name := range o.names() {
+	for _, name := range o.names()[:6] {
 		if err := leaf.VerifyHostname(name); err != nil {
 			t.Error(err)
 		}
+	}
+	if again := o.decide(view{secret: data, now: now}); again.sign {
+		t.Error("it is signed again, and would be for ever")
 	}
 	if got := leaf.NotAfter.Sub(now); got != year {
 		t.Errorf("it lives for %v more", got)
@@ -228,7 +231,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("its authority lives for %v more", got)
 	}
 	// The API server's clock may be behind.
-	if err := o.verify(data[caCert], leaf, now.Add(-10*time.Minute), o.names()); err != nil {
+	if err := o.verify(data[caCert], leaf, now.Add(-10*time.Minute)); err != nil {
 		t.Error(err)
 	}
 }

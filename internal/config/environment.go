@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +54,13 @@ type Controller struct {
 	GC     GC
 	Leader Leader
 
+	// Name (SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME, default spiderpool-controller) is that of the controller's Deployment,
+	// Service and webhook configurations.
+	Name string
+	TLS  TLS
+	// DefaultPools are those of IPv4 and of IPv6 that the controller makes; see DefaultPool.
+	DefaultPools [2]DefaultPool
+
 	// NoEffect is as in Agent.
 	NoEffect []string
 }
@@ -86,6 +95,32 @@ type Leader struct {
 	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
 }
 
+// TLS is where the webhooks' certificate comes from.
+type TLS struct {
+	// Method (SPIDERPOOL_TLS_METHOD, default auto) is TLSAuto, TLSProvided or TLSCertManager.
+	Method string
+	// SecretName (SPIDERPOOL_TLS_SECRET_NAME, default spiderpool-controller-server-certs) is the Secret in which the
+	// controller keeps its certificate by the method auto.
+	SecretName string
+	// ClusterDomain (SPIDERPOOL_CLUSTER_DNS_DOMAIN, default cluster.local) is the DNS domain of Services. It and
+	// ExtraDNSNames (SPIDERPOOL_TLS_EXTRA_DNS_NAMES, joined by commas, default empty, at most 100) are names in the
+	// certificate by the method auto.
+	ClusterDomain string
+	ExtraDNSNames []string
+	// CALife (SPIDERPOOL_TLS_CA_DAYS, default 3650) and CertLife (SPIDERPOOL_TLS_CERT_DAYS, default 365), whole days from
+	// 1 to 100000, are how long authority and certificate live by the method auto. A third before, they are renewed.
+	CALife, CertLife time.Duration
+}
+
+// Methods of TLS.
+const (
+	// TLSAuto: the controller makes certificate and authority, and writes caBundle into the webhook configurations.
+	TLSAuto = "auto"
+	// TLSProvided and TLSCertManager: the certificate is in files, and caBundle is the administrator's or cert-manager's.
+	TLSProvided    = "provided"
+	TLSCertManager = "certmanager"
+)
+
 // variable is one that a daemon acts on.
 type variable struct {
 	name  string
@@ -109,7 +144,7 @@ func (a *Agent) variables() []variable {
 }
 
 func (c *Controller) variables() []variable {
-	return []variable{
+	out := []variable{
 		{"SPIDERPOOL_LOG_LEVEL", "info", level(&c.LogLevel)},
 		{"SPIDERPOOL_ENABLED_METRIC", "false", boolean(&c.EnabledMetric)},
 		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", boolean(&c.EnabledDebugMetric)},
@@ -130,7 +165,19 @@ func (c *Controller) variables() []variable {
 		{"SPIDERPOOL_LEADER_DURATION", "15", seconds(&c.Leader.LeaseDuration, 1)},
 		{"SPIDERPOOL_LEADER_RENEW_DEADLINE", "10", seconds(&c.Leader.RenewDeadline, 1)},
 		{"SPIDERPOOL_LEADER_RETRY_PERIOD", "2", seconds(&c.Leader.RetryPeriod, 1)},
+		{"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME", "spiderpool-controller", text(&c.Name)},
+		{"SPIDERPOOL_TLS_METHOD", TLSAuto, oneOf(&c.TLS.Method, TLSAuto, TLSProvided, TLSCertManager)},
+		{"SPIDERPOOL_TLS_SECRET_NAME", "spiderpool-controller-server-certs", text(&c.TLS.SecretName)},
+		{"SPIDERPOOL_TLS_EXTRA_DNS_NAMES", "", dnsNames(&c.TLS.ExtraDNSNames)},
+		{"SPIDERPOOL_TLS_CA_DAYS", "3650", days(&c.TLS.CALife)},
+		{"SPIDERPOOL_TLS_CERT_DAYS", "365", days(&c.TLS.CertLife)},
+		{"SPIDERPOOL_CLUSTER_DNS_DOMAIN", "cluster.local", text(&c.TLS.ClusterDomain)},
 	}
+	for i := range c.DefaultPools {
+		c.DefaultPools[i].Version = [2]int64{4, 6}[i]
+		out = append(out, c.DefaultPools[i].variables()...)
+	}
+	return out
 }
 
 const (
@@ -139,7 +186,7 @@ const (
 	noResync  = "watches bring every change, and the periodic look at every address repeats the rest"
 	builtIn   = "the version is part of the program"
 	noRDMA    = "Spiderpool manages addresses and counts no RDMA traffic"
-	onlyInit  = "it belongs to the job that makes the default pools"
+	onlyInit  = "it belongs to a job that made the default pools; the controller makes them"
 )
 
 // variablesWithoutEffect are accepted, because manifests of existing installations set them, and decide nothing, with the
@@ -153,7 +200,6 @@ var variablesWithoutEffect = map[string]string{
 	"SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES":             "the agent is woken when an automatic pool is there",
 	"SPIDERPOOL_METRIC_RENEW_PERIOD":                      "metrics are current when they are read",
 	"SPIDERPOOL_CLI_PORT":                                 "reserved: spiderpoolctl asks the Kubernetes API",
-	"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME":               "the controller does not look its Deployment up",
 	"SPIDERPOOL_GC_IP_WORKER_NUM":                         noWorkers,
 	"SPIDERPOOL_GC_CHANNEL_BUFFER":                        noQueue,
 	"SPIDERPOOL_GC_MAX_PODENTRY_DB_CAP":                   noQueue,
@@ -181,7 +227,6 @@ var variablesWithoutEffect = map[string]string{
 
 // familiesWithoutEffect do the same for all variables that begin so.
 var familiesWithoutEffect = map[string]string{
-	"SPIDERPOOL_INIT_":        onlyInit,
 	"SPIDERPOOL_COORDINATOR_": "Spiderpool manages addresses and brings no coordinator plugin",
 	"SPIDERPOOL_MULTUS_":      "Spiderpool manages addresses and writes no Multus configuration",
 }
@@ -346,6 +391,56 @@ func seconds(p *time.Duration, lowest int) func(string) error {
 		*p = time.Duration(n) * time.Second
 		return nil
 	}
+}
+
+func days(p *time.Duration) func(string) error {
+	return func(s string) error {
+		n, err := wholeNumber(s, 1, 100000) // some 270 years; time.Duration ends at 292
+		if err != nil {
+			return fmt.Errorf("%w, of days", err)
+		}
+		*p = time.Duration(n) * 24 * time.Hour
+		return nil
+	}
+}
+
+func oneOf(p *string, values ...string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(values, s) {
+			return fmt.Errorf("want %s or %s", strings.Join(values[:len(values)-1], ", "), values[len(values)-1])
+		}
+		*p = s
+		return nil
+	}
+}
+
+// dnsName is a name or a pattern of names (RFC 1123, RFC 6125).
+var dnsName = regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$`)
+
+func dnsNames(p *[]string) func(string) error {
+	return func(s string) error {
+		names := commas(s)
+		for _, name := range names {
+			if _, err := netip.ParseAddr(name); err == nil || !dnsName.MatchString(name) || len(name) > 253 {
+				return fmt.Errorf("%q is no DNS name: join names by commas; addresses cannot be called here", name)
+			}
+		}
+		if len(names) > 100 {
+			return errors.New("want at most 100 names")
+		}
+		*p = names
+		return nil
+	}
+}
+
+// commas splits a list and drops blanks and empty entries.
+func commas(s string) (out []string) {
+	for _, part := range strings.Split(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
+	return out
 }
 
 // maxNumber is the greatest number where nothing else bounds it: what an int32 of Kubernetes holds.
