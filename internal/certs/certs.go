@@ -128,10 +128,8 @@ func (c *Certs) Ready() error {
 	if err != nil {
 		return err
 	}
-	for _, informer := range c.webhooks.informers() {
-		if !informer.HasSynced() {
-			return fmt.Errorf("the webhook configurations %s were not read yet", c.Webhooks)
-		}
+	if !c.webhooks.synced() {
+		return fmt.Errorf("the webhook configurations %s were not read yet", c.Webhooks)
 	}
 	for _, b := range c.webhooks.watched().bundles() {
 		if err := c.verify(*b.pem, served.Leaf, time.Now()); err != nil {
@@ -147,7 +145,6 @@ func (c *Certs) Start(ctx context.Context) error {
 	if c.CertFile == "" {
 		informers = append(informers, c.secret)
 	}
-	var synced []toolscache.InformerSynced
 	for _, informer := range informers {
 		look := func(any) { c.look() }
 		if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
@@ -155,14 +152,11 @@ func (c *Certs) Start(ctx context.Context) error {
 		}); err != nil {
 			return fmt.Errorf("watch what the certificate depends on: %w", err)
 		}
-		synced = append(synced, informer.HasSynced)
 		go informer.RunWithContext(ctx)
 	}
 	if c.CertFile != "" {
 		return c.readFiles(ctx)
 	}
-	if toolscache.WaitForCacheSync(ctx.Done(), synced...) {
-		c.keep(ctx)
-	}
+	c.keep(ctx)
 	return nil
 }

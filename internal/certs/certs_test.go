@@ -158,11 +158,12 @@ func TestBundleIsHealed(t *testing.T) {
 func TestReadiness(t *testing.T) {
 	c := newCluster(t)
 	c.register(nil)
-	var back atomic.Bool
+	var away atomic.Value // the path of what does not answer
+	away.Store("/")
 	o := c.options()
 	o.Config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return tripper(func(r *http.Request) (*http.Response, error) {
-			if !back.Load() {
+			if path := away.Load().(string); path != "" && strings.HasPrefix(r.URL.Path, path) {
 				return nil, errors.New("the network is gone")
 			}
 			return next.RoundTrip(r)
@@ -175,9 +176,19 @@ func TestReadiness(t *testing.T) {
 	if err := c.edit(); err == nil {
 		t.Error("an edit is let through that nobody has looked at")
 	}
-	back.Store(true)
+	away.Store("")
 	c.steady(nil, r)
 	c.eventually("an edit is let through", c.edit)
+
+	// Who cannot read the webhooks serves what the Secret has, and says so.
+	away.Store("/apis/admissionregistration")
+	late := c.replica(o)
+	c.eventually("the certificate is served", func() error { _, err := late.GetCertificate(nil); return err })
+	if err := late.Ready(); err == nil || !strings.Contains(err.Error(), "the webhook configurations "+name+" were not read yet") {
+		t.Errorf("ready says %v", err)
+	}
+	away.Store("")
+	c.eventually("it is ready", late.Ready)
 }
 
 type tripper func(*http.Request) (*http.Response, error)

@@ -47,6 +47,8 @@ type cluster struct {
 	config    *rest.Config
 	namespace string
 	balancer  balancer
+	// annotations are put on the webhook configurations.
+	annotations map[string]string
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -97,9 +99,9 @@ func (c *cluster) register(bundle []byte) {
 		mutating = append(mutating, admissionv1.MutatingWebhook{Name: n, ClientConfig: client, Rules: rules, NamespaceSelector: here, SideEffects: none, AdmissionReviewVersions: versions})
 		validating = append(validating, admissionv1.ValidatingWebhook{Name: n, ClientConfig: client, Rules: rules, NamespaceSelector: here, SideEffects: none, AdmissionReviewVersions: versions})
 	}
-	api, ctx := c.admin.AdmissionregistrationV1(), c.Context()
-	must(api.MutatingWebhookConfigurations().Create(ctx, &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}, Webhooks: mutating}, metav1.CreateOptions{}))
-	must(api.ValidatingWebhookConfigurations().Create(ctx, &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: name}, Webhooks: validating}, metav1.CreateOptions{}))
+	api, ctx, meta := c.admin.AdmissionregistrationV1(), c.Context(), metav1.ObjectMeta{Name: name, Annotations: c.annotations}
+	must(api.MutatingWebhookConfigurations().Create(ctx, &admissionv1.MutatingWebhookConfiguration{ObjectMeta: meta, Webhooks: mutating}, metav1.CreateOptions{}))
+	must(api.ValidatingWebhookConfigurations().Create(ctx, &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: meta, Webhooks: validating}, metav1.CreateOptions{}))
 	c.Cleanup(c.unregister)
 }
 
@@ -187,8 +189,10 @@ func (c *cluster) editing() (end func() (edits int)) {
 	return func() int { close(stop); <-ended; return edits }
 }
 
-func (c *cluster) secret() *corev1.Secret {
-	s, err := c.admin.CoreV1().Secrets(c.namespace).Get(c.Context(), secretName, metav1.GetOptions{})
+func (c *cluster) secret() *corev1.Secret { return c.secretNamed(secretName) }
+
+func (c *cluster) secretNamed(name string) *corev1.Secret {
+	s, err := c.admin.CoreV1().Secrets(c.namespace).Get(c.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		return &corev1.Secret{}
 	}

@@ -18,6 +18,8 @@ const (
 	requestTimeout = 30 * time.Second
 	// firstRetry and lastRetry lie between two tries of what failed.
 	firstRetry, lastRetry = time.Second, 30 * time.Second
+	// untilRead is how often it is looked whether the watches have brought anything.
+	untilRead = 200 * time.Millisecond
 	// longestRest is how long nothing is looked at when nothing happens: clocks are set.
 	longestRest = time.Hour
 )
@@ -54,12 +56,18 @@ func (c *Certs) look() {
 // step serves what the watches have brought, and says how long there is nothing to do. If there is, it is decided again
 // on live reads: a watch may be late, and must not undo what another replica did.
 func (c *Certs) step(ctx context.Context) (rest time.Duration, err error) {
+	if !c.secret.HasSynced() {
+		return untilRead, nil
+	}
 	var secret *corev1.Secret
 	if o, ok, _ := c.secret.GetStore().GetByKey(c.Namespace + "/" + c.Secret); ok {
 		secret = o.(*corev1.Secret)
 	}
 	v := c.known(secret, c.webhooks.watched())
 	c.adopt(v)
+	if !c.webhooks.synced() {
+		return untilRead, nil
+	}
 	d := c.decide(v)
 	if d.authority != nil && !d.sign {
 		data, err := c.secretData(d, v.secret, v.now)

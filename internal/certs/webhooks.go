@@ -41,6 +41,9 @@ func (w webhooks) informers() []toolscache.SharedIndexInformer {
 	return []toolscache.SharedIndexInformer{w.mutating, w.validating}
 }
 
+// synced reports whether the watches have brought what there is.
+func (w webhooks) synced() bool { return w.mutating.HasSynced() && w.validating.HasSynced() }
+
 // configurations are both, or what there is of them.
 type configurations struct {
 	mutating   *admissionv1.MutatingWebhookConfiguration
