@@ -2,15 +2,21 @@ package certs
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,29 +60,107 @@ func TestRotation(t *testing.T) {
 		t.Logf("%d edits", n)
 	}
 	c.eventually("the watch of the Secret has brought all", func() error {
-		if versions.Load() < int64(want) {
-			return errors.New("not yet")
+		if n := versions.secrets(); n < want {
+			return fmt.Errorf("%d versions of %d", n, want)
 		}
 		return nil
 	})
-	if got := versions.Load(); got != int64(want) {
+	if got := versions.secrets(); got != want {
 		t.Errorf("the Secret was written %d times, want %d", got, want)
 	}
+	versions.check()
 }
 
-// versions counts how often the Secret is written.
-func (c *cluster) versions() *atomic.Int64 {
-	w := must(c.admin.CoreV1().Secrets(c.namespace).Watch(c.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + secretName}))
-	c.Cleanup(w.Stop)
-	var n atomic.Int64
-	go func() {
-		for e := range w.ResultChan() {
-			if e.Type == watch.Added || e.Type == watch.Modified {
-				n.Add(1)
+// history is what the API server's watches tell of the Secret and of the webhook configurations.
+type history struct {
+	c    *cluster
+	mu   sync.Mutex
+	seen []version
+}
+
+// version is one of the Secret, or one of a configuration; the number orders them all.
+type version struct {
+	number uint64
+	secret *corev1.Secret
+	kind   string
+	config configurations
+}
+
+func (c *cluster) versions() *history {
+	h := &history{c: c}
+	api, options := c.admin.AdmissionregistrationV1(), func(name string) metav1.ListOptions {
+		return metav1.ListOptions{FieldSelector: "metadata.name=" + name}
+	}
+	for _, w := range []watch.Interface{
+		must(c.admin.CoreV1().Secrets(c.namespace).Watch(c.Context(), options(secretName))),
+		must(api.MutatingWebhookConfigurations().Watch(c.Context(), options(name))),
+		must(api.ValidatingWebhookConfigurations().Watch(c.Context(), options(name))),
+	} {
+		c.Cleanup(w.Stop)
+		go func() {
+			for e := range w.ResultChan() {
+				h.add(e)
+			}
+		}()
+	}
+	return h
+}
+
+func (h *history) add(e watch.Event) {
+	if e.Type != watch.Added && e.Type != watch.Modified {
+		return
+	}
+	v := version{number: must(strconv.ParseUint(e.Object.(metav1.Object).GetResourceVersion(), 10, 64))}
+	switch o := e.Object.(type) {
+	case *corev1.Secret:
+		v.secret = o
+	case *admissionv1.MutatingWebhookConfiguration:
+		v.kind, v.config.mutating = "mutating", o
+	case *admissionv1.ValidatingWebhookConfiguration:
+		v.kind, v.config.validating = "validating", o
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = append(h.seen, v)
+	slices.SortFunc(h.seen, func(a, b version) int { return cmp.Compare(a.number, b.number) })
+}
+
+func (h *history) secrets() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, v := range h.seen {
+		if v.secret != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// check fails the test if a certificate was written that the webhooks of that time did not trust, the first one apart, or
+// if the webhooks stopped to trust the one that was written last.
+func (h *history) check() {
+	h.c.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var secret *corev1.Secret
+	configs := map[string]configurations{}
+	for _, v := range h.seen {
+		first := secret == nil
+		if v.secret != nil {
+			secret = v.secret
+		} else {
+			configs[v.kind] = v.config
+		}
+		for kind, config := range configs {
+			injected := config.injected()
+			if secret == nil || first || len(injected[0]) == 0 {
+				continue
+			}
+			if o := h.c.options(); !o.accept(injected, pairOf(secret.Data), now) {
+				h.c.Errorf("at version %d the %s webhooks do not trust the certificate of the Secret", v.number, kind)
 			}
 		}
-	}()
-	return &n
+	}
 }
 
 // A Secret that is deleted gives new keys, and one that is emptied too, without a refused edit.
