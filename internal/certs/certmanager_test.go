@@ -8,11 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -41,7 +41,7 @@ func TestCertManager(t *testing.T) {
 	o := c.options()
 	o.CertFile, o.KeyFile = filepath.Join(dir, corev1.TLSCertKey), filepath.Join(dir, corev1.TLSPrivateKeyKey)
 	r := c.replica(o)
-	go c.kubelet(dir)
+	c.kubelet(dir)
 	c.eventually("the certificate is served, and the webhooks trust it", r.Ready)
 	c.eventually("an edit is let through", c.edit)
 
@@ -106,14 +106,16 @@ func (c *cluster) manifests(file string) (out []*unstructured.Unstructured) {
 
 // kubelet keeps the files of the Secret as a volume of it, until the test ends.
 func (c *cluster) kubelet(dir string) {
-	for mounted := ""; c.Context().Err() == nil; time.Sleep(50 * time.Millisecond) {
-		s, err := c.admin.CoreV1().Secrets(c.namespace).Get(c.Context(), secretName, metav1.GetOptions{})
-		if err != nil || s.ResourceVersion == mounted || len(s.Data[corev1.TLSCertKey]) == 0 {
-			continue
+	var ended sync.WaitGroup
+	c.Cleanup(ended.Wait)
+	ended.Go(func() {
+		for mounted := ""; c.Context().Err() == nil; time.Sleep(50 * time.Millisecond) {
+			if s := c.secret(); s.ResourceVersion != mounted && len(s.Data[corev1.TLSCertKey]) > 0 {
+				mounted = s.ResourceVersion
+				mount(c.T, dir, "..v"+mounted, s.Data)
+			}
 		}
-		mounted = s.ResourceVersion
-		mount(c.T, dir, "..v"+mounted, s.Data)
-	}
+	})
 }
 
 // renew asks for a renewal, as cmctl renew does.
