@@ -132,7 +132,7 @@ func (c *Certs) Ready() error {
 		return fmt.Errorf("the webhook configurations %s were not read yet", c.Webhooks)
 	}
 	for _, b := range c.webhooks.watched().bundles() {
-		if err := c.verify(*b.pem, served.Leaf, time.Now()); err != nil {
+		if err := c.verify(*b.pem, served, time.Now()); err != nil {
 			return fmt.Errorf("the caBundle of webhook %s does not verify the certificate that is served, from %s: %w", b.of, c.source(), err)
 		}
 	}

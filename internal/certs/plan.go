@@ -71,7 +71,7 @@ func (o Options) decide(v view) decision {
 		d.pair, accepted = v.serving, true
 	}
 	switch {
-	case d.authority != nil && d.pair != nil && o.verify(encode(d.authority.Cert), d.pair.Leaf, v.now) == nil &&
+	case d.authority != nil && d.pair != nil && o.verify(encode(d.authority.Cert), &d.pair.Certificate, v.now) == nil &&
 		o.hasNames(d.pair.Leaf) && !nearEnd(d.pair.Leaf, v.now):
 	case accepted && (d.authority == nil || !v.settled || !inAll(v.injected, d.authority.Cert)):
 		d.waiting = true
@@ -130,14 +130,19 @@ func (o Options) accept(bundles [][]byte, p *pair, now time.Time) bool {
 	if p == nil || len(bundles) == 0 {
 		return false
 	}
-	return !slices.ContainsFunc(bundles, func(bundle []byte) bool { return o.verify(bundle, p.Leaf, now) != nil })
+	return !slices.ContainsFunc(bundles, func(bundle []byte) bool { return o.verify(bundle, &p.Certificate, now) != nil })
 }
 
-// verify checks a certificate as the API server does.
-func (o Options) verify(bundle []byte, leaf *x509.Certificate, now time.Time) error {
-	roots := x509.NewCertPool()
+// verify checks a certificate, with those that are served behind it, as the API server does.
+func (o Options) verify(bundle []byte, served *tls.Certificate, now time.Time) error {
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	roots.AppendCertsFromPEM(bundle)
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: o.names()[0], CurrentTime: now})
+	for _, der := range served.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(c)
+		}
+	}
+	_, err := served.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: o.names()[0], CurrentTime: now})
 	return err
 }
 

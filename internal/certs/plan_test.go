@@ -189,7 +189,7 @@ func holds(t *testing.T, data map[string][]byte) {
 	if p == nil {
 		t.Fatal("certificate and key do not fit")
 	}
-	if err := options.verify(data[caCert], p.Leaf, now); err != nil {
+	if err := options.verify(data[caCert], &p.Certificate, now); err != nil {
 		t.Errorf("its bundle does not verify its certificate: %v", err)
 	}
 	all := parse(data[caCert])
@@ -231,7 +231,22 @@ func TestNames(t *testing.T) {
 		t.Errorf("its authority lives for %v more", got)
 	}
 	// The API server's clock may be behind.
-	if err := o.verify(data[caCert], leaf, now.Add(-10*time.Minute)); err != nil {
+	if err := o.verify(data[caCert], &pairOf(data).Certificate, now.Add(-10*time.Minute)); err != nil {
+		t.Error(err)
+	}
+}
+
+// An administrator's certificate may come with those between it and the authority that the webhooks trust.
+func TestCertificatesBetween(t *testing.T) {
+	as := *fresh().Cert
+	as.Subject.CommonName = "between"
+	between := must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, &as, other().Cert, fresh().Key.Public(), other().Key))))
+	secret := good(&rotator.KeyPairArtifacts{Cert: between, Key: fresh().Key})
+	if err := options.verify(other().CertPEM, &pairOf(secret).Certificate, now); err == nil {
+		t.Error("the test proves nothing")
+	}
+	secret[corev1.TLSCertKey] = append(secret[corev1.TLSCertKey], encode(between)...)
+	if err := options.verify(other().CertPEM, &pairOf(secret).Certificate, now); err != nil {
 		t.Error(err)
 	}
 }

@@ -39,6 +39,8 @@ const (
 	defaultPoolRetry, defaultPoolRetryMax = time.Second, time.Minute
 	// defaultPoolTimeout bounds the requests of one try together.
 	defaultPoolTimeout = time.Minute
+	// defaultPoolMessage bounds a message, in bytes: the API server refuses Events with long ones.
+	defaultPoolMessage = 1000
 )
 
 // DefaultPools makes the pools that the values of the release describe, each once:
@@ -289,6 +291,9 @@ func (d *DefaultPools) write(ctx context.Context, record *corev1.ConfigMap) erro
 // tell logs what happened, and records it as an Event on the controller's Deployment if that is known; what was told last of
 // a key is not told again, however often it is tried.
 func (d *DefaultPools) tell(on *metav1.PartialObjectMetadata, key, reason, message string) {
+	if len(message) > defaultPoolMessage { // which may quote a thousand ranges
+		message = strings.ToValidUTF8(message[:defaultPoolMessage], "") + "..."
+	}
 	if d.told[key] == message {
 		return
 	}
