@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,6 +55,16 @@ type Controller struct {
 	GC     GC
 	Leader Leader
 
+	// Name (SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME, default spiderpool-controller) is that of the controller's Deployment,
+	// Service and webhook configurations.
+	Name string
+	TLS  TLS
+	// ServiceAccount (SPIDERPOOL_SERVICE_ACCOUNT, default spiderpool-controller) is the account of this process, in
+	// PodNamespace: what it writes is judged by other rules than what people write.
+	ServiceAccount string
+	// DefaultPools are those of IPv4 and of IPv6 that the controller makes; see DefaultPool.
+	DefaultPools [2]DefaultPool
+
 	// NoEffect is as in Agent.
 	NoEffect []string
 }
@@ -87,6 +99,32 @@ type Leader struct {
 	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
 }
 
+// TLS is where the webhooks' certificate comes from.
+type TLS struct {
+	// Method (SPIDERPOOL_TLS_METHOD, default auto) is TLSAuto, TLSProvided or TLSCertManager.
+	Method string
+	// SecretName (SPIDERPOOL_TLS_SECRET_NAME, default spiderpool-controller-server-certs) is the Secret in which the
+	// controller keeps its certificate by the method auto.
+	SecretName string
+	// ClusterDomain (SPIDERPOOL_CLUSTER_DNS_DOMAIN, default cluster.local) is the DNS domain of Services. It and
+	// ExtraDNSNames (SPIDERPOOL_TLS_EXTRA_DNS_NAMES, joined by commas, default empty, at most 100) are names in the
+	// certificate by the method auto.
+	ClusterDomain string
+	ExtraDNSNames []string
+	// CALife (SPIDERPOOL_TLS_CA_DAYS, default 3650) and CertLife (SPIDERPOOL_TLS_CERT_DAYS, default 365), whole days from
+	// 1 to 100000, are how long authority and certificate live by the method auto. A third before, they are renewed.
+	CALife, CertLife time.Duration
+}
+
+// Methods of TLS.
+const (
+	// TLSAuto: the controller makes certificate and authority, and writes caBundle into the webhook configurations.
+	TLSAuto = "auto"
+	// TLSProvided and TLSCertManager: the certificate is in files, and caBundle is the administrator's or cert-manager's.
+	TLSProvided    = "provided"
+	TLSCertManager = "certmanager"
+)
+
 // variable is one that a daemon acts on.
 type variable struct {
 	name  string
@@ -110,7 +148,7 @@ func (a *Agent) variables() []variable {
 }
 
 func (c *Controller) variables() []variable {
-	return []variable{
+	out := []variable{
 		{"SPIDERPOOL_LOG_LEVEL", "info", into(&c.LogLevel, level)},
 		{"SPIDERPOOL_ENABLED_METRIC", "false", into(&c.EnabledMetric, boolean)},
 		{"SPIDERPOOL_ENABLED_DEBUG_METRIC", "false", into(&c.EnabledDebugMetric, boolean)},
@@ -131,7 +169,20 @@ func (c *Controller) variables() []variable {
 		{"SPIDERPOOL_LEADER_DURATION", "15", into(&c.Leader.LeaseDuration, seconds(1))},
 		{"SPIDERPOOL_LEADER_RENEW_DEADLINE", "10", into(&c.Leader.RenewDeadline, seconds(1))},
 		{"SPIDERPOOL_LEADER_RETRY_PERIOD", "2", into(&c.Leader.RetryPeriod, seconds(1))},
+		{"SPIDERPOOL_SERVICE_ACCOUNT", "spiderpool-controller", into(&c.ServiceAccount, text)},
+		{"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME", "spiderpool-controller", into(&c.Name, text)},
+		{"SPIDERPOOL_TLS_METHOD", TLSAuto, into(&c.TLS.Method, oneOf(TLSAuto, TLSProvided, TLSCertManager))},
+		{"SPIDERPOOL_TLS_SECRET_NAME", "spiderpool-controller-server-certs", into(&c.TLS.SecretName, text)},
+		{"SPIDERPOOL_TLS_EXTRA_DNS_NAMES", "", into(&c.TLS.ExtraDNSNames, dnsNames)},
+		{"SPIDERPOOL_TLS_CA_DAYS", "3650", into(&c.TLS.CALife, days)},
+		{"SPIDERPOOL_TLS_CERT_DAYS", "365", into(&c.TLS.CertLife, days)},
+		{"SPIDERPOOL_CLUSTER_DNS_DOMAIN", "cluster.local", into(&c.TLS.ClusterDomain, text)},
 	}
+	for i := range c.DefaultPools {
+		c.DefaultPools[i].Version = [2]int64{4, 6}[i]
+		out = append(out, c.DefaultPools[i].variables()...)
+	}
+	return out
 }
 
 // withoutEffect are variables that are accepted, because manifests of existing installations set them, and decide nothing, by
@@ -145,7 +196,6 @@ var withoutEffect = map[string][]string{
 	"a pool may have any number of addresses in use":                                  {"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS"},
 	"metrics are current when they are read":                                          {"SPIDERPOOL_METRIC_RENEW_PERIOD"},
 	"reserved: spiderpoolctl asks the Kubernetes API":                                 {"SPIDERPOOL_CLI_PORT"},
-	"the controller does not look its Deployment up":                                  {"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME"},
 	"a controller that loses the lease starts anew":                                   {"SPIDERPOOL_LEADER_RETRY_GAP"},
 	"requests are bounded by how many run at once":                                    {"SPIDERPOOL_GC_HTTP_REQUEST_TIME_GAP"},
 	"the version is part of the program":                                              {"GIT_COMMIT_VERSION", "GIT_COMMIT_TIME", "VERSION"},
@@ -163,8 +213,8 @@ var withoutEffect = map[string][]string{
 		"SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD", "SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD"},
 	"what fails is tried again, at growing intervals, until it is done": {
 		"SPIDERPOOL_GC_PODENTRY_MAX_RETRIES", "SPIDERPOOL_WORKQUEUE_MAX_RETRIES", "SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION"},
-	"it belongs to the job that makes the default pools": {
-		"SPIDERPOOL_NAMESPACE", "SPIDERPOOL_CONTROLLER_NAME", "SPIDERPOOL_AGENT_NAME", "SPIDERPOOL_INIT_*"},
+	"it belongs to a job that made the default pools; the controller makes them": {
+		"SPIDERPOOL_NAMESPACE", "SPIDERPOOL_CONTROLLER_NAME", "SPIDERPOOL_AGENT_NAME"},
 }
 
 // AgentFromEnv reads the agent's environment, in the form of os.Environ. The error names every variable that is unknown,
@@ -318,4 +368,48 @@ func number(lowest, highest int) func(string) (int, error) {
 		}
 		return n, nil
 	}
+}
+
+// days reads whole days; time.Duration ends at some 292 years.
+func days(s string) (time.Duration, error) {
+	n, err := number(1, 100000)(s)
+	if err != nil {
+		return 0, fmt.Errorf("%w, of days", err)
+	}
+	return time.Duration(n) * 24 * time.Hour, nil
+}
+
+func oneOf(values ...string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !slices.Contains(values, s) {
+			return "", fmt.Errorf("want %s or %s", strings.Join(values[:len(values)-1], ", "), values[len(values)-1])
+		}
+		return s, nil
+	}
+}
+
+// dnsName is a name or a pattern of names (RFC 1123, RFC 6125).
+var dnsName = regexp.MustCompile(`^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$`)
+
+func dnsNames(s string) ([]string, error) {
+	names := commas(s)
+	for _, name := range names {
+		if _, err := netip.ParseAddr(name); err == nil || !dnsName.MatchString(name) || len(name) > 253 {
+			return nil, fmt.Errorf("%q is no DNS name: join names by commas; addresses cannot be called here", name)
+		}
+	}
+	if len(names) > 100 {
+		return nil, errors.New("want at most 100 names")
+	}
+	return names, nil
+}
+
+// commas splits a list and drops blanks and empty entries.
+func commas(s string) (out []string) {
+	for _, part := range strings.Split(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
+	return out
 }

@@ -35,9 +35,11 @@ SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS SPIDERPOOL_SUBNET_INFORMER_RESYNC_PERIOD SPI
 SPIDERPOOL_SUBNET_INFORMER_MAX_WORKQUEUE_LENGTH SPIDERPOOL_SUBNET_APPLICATION_CONTROLLER_WORKERS
 SPIDERPOOL_IPPOOL_INFORMER_RESYNC_PERIOD SPIDERPOOL_IPPOOL_INFORMER_WORKERS
 SPIDERPOOL_AUTO_IPPOOL_HANDLER_MAX_WORKQUEUE_LENGTH SPIDERPOOL_WORKQUEUE_MAX_RETRIES
-SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS
+SPIDERPOOL_WORKQUEUE_RETRY_DELAY_DURATION SPIDERPOOL_SERVICE_ACCOUNT SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME SPIDERPOOL_PYROSCOPE_PUSH_SERVER_ADDRESS
 SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED SPIDERPOOL_GC_EVICTED_POD_IP_DELAY SPIDERPOOL_CLI_PORT
 SPIDERPOOL_COORDINATOR_ENABLED SPIDERPOOL_MULTUS_CONFIG_ENABLED
+SPIDERPOOL_TLS_METHOD SPIDERPOOL_TLS_SECRET_NAME SPIDERPOOL_TLS_EXTRA_DNS_NAMES SPIDERPOOL_TLS_CA_DAYS
+SPIDERPOOL_TLS_CERT_DAYS SPIDERPOOL_CLUSTER_DNS_DOMAIN
 `)
 
 var initNames = strings.Fields(`
@@ -56,6 +58,12 @@ var controllerDefaults = Controller{
 	LogLevel: slog.LevelInfo, HealthPort: 5720, MetricPort: 5721, WebhookPort: 5722, GopsPort: 5724,
 	GC:     GC{Enabled: true, TerminatingOnReadyNode: true, TerminatingOnNotReadyNode: true, Evicted: true, Interval: 10 * time.Minute},
 	Leader: Leader{LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second},
+	Name:   "spiderpool-controller", ServiceAccount: "spiderpool-controller",
+	TLS: TLS{
+		Method: TLSAuto, SecretName: "spiderpool-controller-server-certs", ClusterDomain: "cluster.local",
+		CALife: 3650 * 24 * time.Hour, CertLife: 365 * 24 * time.Hour,
+	},
+	DefaultPools: [2]DefaultPool{{Version: 4}, {Version: 6}},
 }
 
 func TestAgentFromEnv(t *testing.T) {
@@ -108,12 +116,26 @@ func TestControllerFromEnv(t *testing.T) {
 				"SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS=true", "SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED=false",
 				"SPIDERPOOL_GC_EVICTED_POD_IP_DELAY=5", "SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY=6", "SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION=1",
 				"SPIDERPOOL_LEADER_DURATION=30", "SPIDERPOOL_LEADER_RENEW_DEADLINE=20", "SPIDERPOOL_LEADER_RETRY_PERIOD=16",
+				"SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME=c", "SPIDERPOOL_SERVICE_ACCOUNT=a", "SPIDERPOOL_TLS_METHOD=certmanager", "SPIDERPOOL_TLS_SECRET_NAME=s",
+				"SPIDERPOOL_TLS_EXTRA_DNS_NAMES=a.example, *.b.example", "SPIDERPOOL_TLS_CA_DAYS=100000", "SPIDERPOOL_TLS_CERT_DAYS=1",
+				"SPIDERPOOL_CLUSTER_DNS_DOMAIN=bank.example", "SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME=four",
+				"SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_SUBNET=10.6.0.0/16", `SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGES=["10.6.0.10"]`,
+				"SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_GATEWAY=no address", "SPIDERPOOL_INIT_DEFAULT_IPV6_SUBNET_NAME=six",
 			},
 			Controller{
 				LogLevel: slog.LevelError, EnabledMetric: true, EnabledDebugMetric: true, PodNamespace: "net", PodName: "controller-x",
 				HealthPort: 1, MetricPort: 2, WebhookPort: 3, GopsPort: 4,
 				GC:     GC{RunningWithoutIPs: true, EvictedDelay: 5 * time.Second, GraceDelay: 6 * time.Second, Interval: time.Second},
 				Leader: Leader{LeaseDuration: 30 * time.Second, RenewDeadline: 20 * time.Second, RetryPeriod: 16 * time.Second},
+				Name:   "c", ServiceAccount: "a",
+				TLS: TLS{
+					Method: TLSCertManager, SecretName: "s", ClusterDomain: "bank.example", ExtraDNSNames: []string{"a.example", "*.b.example"},
+					CALife: 100000 * 24 * time.Hour, CertLife: 24 * time.Hour,
+				},
+				DefaultPools: [2]DefaultPool{
+					{Version: 4, Name: "four", Subnet: "10.6.0.0/16", IPRanges: `["10.6.0.10"]`},
+					{Version: 6, Gateway: "no address", SubnetName: "six"},
+				},
 			},
 		},
 	} {
@@ -151,6 +173,11 @@ func TestEnvironmentRefuses(t *testing.T) {
 		{controller, "SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY=-1", `is "-1": want a whole number from 0 to 2147483647, of seconds`},
 		{controller, "SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION=0", `is "0": want a whole number from 1 to 2147483647, of seconds`},
 		{controller, "SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION=10m", `is "10m": want a whole number from 1 to 2147483647, of seconds`},
+		{controller, "SPIDERPOOL_TLS_METHOD=self", `SPIDERPOOL_TLS_METHOD is "self": want auto, provided or certmanager`},
+		{controller, "SPIDERPOOL_TLS_CA_DAYS=0", `SPIDERPOOL_TLS_CA_DAYS is "0": want a whole number from 1 to 100000, of days`},
+		{controller, "SPIDERPOOL_TLS_EXTRA_DNS_NAMES=a,10.0.0.1", `"10.0.0.1" is no DNS name: join names by commas`},
+		{controller, "SPIDERPOOL_TLS_EXTRA_DNS_NAMES=a;b", `"a;b" is no DNS name`},
+		{controller, "SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGE=a", "unknown variable SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGE"},
 		{controller, "SPIDERPOOL_LEADER_DURATION=10", "SPIDERPOOL_LEADER_DURATION is 10s and SPIDERPOOL_LEADER_RENEW_DEADLINE 10s: make the first greater"},
 		{controller, "SPIDERPOOL_LEADER_RENEW_DEADLINE=12 SPIDERPOOL_LEADER_RETRY_PERIOD=10", "SPIDERPOOL_LEADER_RENEW_DEADLINE is 12s and SPIDERPOOL_LEADER_RETRY_PERIOD 10s: make the first more than 1.2 times the second"},
 		{controller, "SPIDERPOOL_B=1 SPIDERPOOL_A=1 SPIDERPOOL_HEALTH_PORT=x", "SPIDERPOOL_HEALTH_PORT is \"x\": want a whole number from 1 to 65535\nunknown variable SPIDERPOOL_A: correct it or remove it\nunknown variable SPIDERPOOL_B"},
@@ -236,11 +263,11 @@ func TestVariablesAreEitherReadOrWithoutEffect(t *testing.T) {
 
 func TestNoEffectIsTold(t *testing.T) {
 	want := []string{
-		"SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME: it belongs to the job that makes the default pools",
 		"SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS: a pool may have any number of addresses in use",
+		"SPIDERPOOL_NAMESPACE: it belongs to a job that made the default pools; the controller makes them",
 	}
 	environ := []string{
-		node, "SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS=5000", "SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME=p", "SPIDERPOOL_GC_IP_WORKER_NUM=",
+		node, "SPIDERPOOL_IPPOOL_MAX_ALLOCATED_IPS=5000", "SPIDERPOOL_NAMESPACE=p", "SPIDERPOOL_GC_IP_WORKER_NUM=",
 	}
 	a, err := AgentFromEnv(environ)
 	if err != nil {
@@ -264,5 +291,30 @@ func TestLogLevels(t *testing.T) {
 		if err != nil || a.LogLevel != want {
 			t.Errorf("%s: %v, %v, want %v", name, a.LogLevel, err, want)
 		}
+	}
+}
+
+func TestDefaultPool(t *testing.T) {
+	p := DefaultPool{Version: 6, Name: "default-v6-ippool"}
+	if p.Wanted() {
+		t.Error("a pool that only has a name is wanted")
+	}
+	for _, p := range []DefaultPool{{Subnet: "x"}, {Gateway: "x"}, {IPRanges: "x"}, {IPRanges: "["}} {
+		if !p.Wanted() {
+			t.Errorf("%+v is not wanted", p)
+		}
+	}
+	for text, want := range map[string][]string{
+		"": nil, "null": nil, "[]": {}, `["a", "b-c"]`: {"a", "b-c"}, " a, b-c ,": {"a", "b-c"}, ` ["a"]`: {"a"},
+	} {
+		p.IPRanges = text
+		got, err := p.Ranges()
+		if err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	p.IPRanges = `["a"`
+	if _, err := p.Ranges(); err == nil || !strings.Contains(err.Error(), "SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_IPRANGES is no list in JSON") {
+		t.Error(err)
 	}
 }

@@ -2,8 +2,8 @@
 //
 // Every directory below this one is a part: a Go module of its own that names
 // the programs by tool directives at pinned versions (kubernetes, containerd,
-// cni, multus, helm), a module with a main of ours (etcd), or a main of this
-// module (forward). What is built is kept in
+// cni, multus, helm), a module with a main of ours (etcd, certmanager), or a
+// main of this module (forward). What is built is kept in
 //
 //	${XDG_CACHE_HOME:-$HOME/.cache}/spiderpool-lab/PART-HASH/bin
 //

@@ -46,8 +46,12 @@ func build() *cobra.Command {
 			if _, err := lab.Build(cmd.Context(), os.Stderr, true); err != nil {
 				return err
 			}
-			_, err := parts.Bin(cmd.Context(), os.Stderr, "helm")
-			return err
+			for _, tool := range []string{"helm", "certmanager"} {
+				if _, err := parts.Bin(cmd.Context(), os.Stderr, tool); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 }
