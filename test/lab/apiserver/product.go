@@ -2,23 +2,41 @@ package apiserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	yamlstream "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+)
+
+// Where the chart's files take the product to be installed, and the agent's service account there.
+const (
+	productNamespace = metav1.NamespaceSystem
+	agentAccount     = "spiderpool-agent"
 )
 
 // InstallProduct gives the server the kinds of the product, from the chart's
-// CRDs. It may be called again.
+// CRDs, and has it enforce the chart's admission policies. It may be called
+// again.
 func InstallProduct(tb testing.TB, s *Server) {
 	tb.Helper()
 	if _, err := envtest.InstallCRDs(s.Config(), envtest.CRDInstallOptions{
@@ -26,44 +44,157 @@ func InstallProduct(tb testing.TB, s *Server) {
 	}); err != nil {
 		tb.Fatalf("installing the CRDs of the chart: %v", err)
 	}
-}
-
-// AgentConfig is for the agent's service account, with the role that the chart
-// ships and no other right. It makes both if they are not there.
-func AgentConfig(tb testing.TB, s *Server) *rest.Config {
-	tb.Helper()
-	text, err := os.ReadFile(filepath.Join(chartFiles(), "roles", "agent.yaml"))
-	if err != nil {
+	if err := installPolicies(s); err != nil {
+		tb.Fatalf("installing the policies of the chart: %v", err)
+	}
+	if err := s.AwaitPolicies(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-	role := &rbacv1.ClusterRole{}
-	if err := yaml.UnmarshalStrict(text, role); err != nil {
-		tb.Fatalf("the agent's role: %v", err)
+}
+
+func installPolicies(s *Server) error {
+	c, err := client.New(s.Config(), client.Options{})
+	if err != nil {
+		return err
 	}
-	ctx := context.Background()
+	files, err := filepath.Glob(filepath.Join(chartFiles(), "policies", "*.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for decoder := yamlstream.NewYAMLOrJSONDecoder(f, 4096); ; {
+			o := &unstructured.Unstructured{}
+			if err := decoder.Decode(&o.Object); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			err := c.Create(context.Background(), o, client.FieldValidation("Strict"))
+			if client.IgnoreAlreadyExists(err) != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// AwaitPolicies returns when the server enforces the admission policies of the
+// chart, which it learns of by watch: it refuses an agent whose node it does
+// not know.
+func (s *Server) AwaitPolicies(ctx context.Context) error {
+	cfg := s.Config()
+	cfg.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:" + productNamespace + ":" + agentAccount, Groups: []string{"system:masters"}}
+	c, err := client.New(cfg, client.Options{})
+	if err != nil {
+		return err
+	}
+	ip := map[string]any{"spec": map[string]any{"address": "0.0.0.0", "pool": "p", "node": "n", "network": "", "interface": "i",
+		"netns": "", "containerID": "c", "pod": map[string]any{"namespace": "n", "name": "p", "uid": "u"}}}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for kind, object := range map[string]map[string]any{"SpiderIP": ip, "SpiderEndpoint": {}} {
+		o := &unstructured.Unstructured{Object: object}
+		o.SetGroupVersionKind(v2beta1.GroupVersion.WithKind(kind))
+		o.SetName("0.0.0.0")
+		if kind == "SpiderEndpoint" {
+			o.SetNamespace(metav1.NamespaceDefault)
+		}
+		for {
+			err := c.Create(ctx, o.DeepCopy(), client.DryRunAll)
+			if err != nil && strings.Contains(err.Error(), "names no node") {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("the policy of %ss is not enforced: the last answer was: %w", kind, err)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// AgentConfig is for the agent of a node: its service account, with the role
+// that the chart ships and no other right, and a token that is bound to the
+// agent's pod of that node. It makes what is not there, but for the node.
+// Calls for one node share a token, which lasts an hour.
+func AgentConfig(tb testing.TB, s *Server, node string) *rest.Config {
+	tb.Helper()
+	if cfg, ok := s.agents.Load(node); ok {
+		return rest.CopyConfig(cfg.(*rest.Config))
+	}
 	c, err := kubernetes.NewForConfig(s.Config())
 	if err != nil {
 		tb.Fatal(err)
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "spiderpool-agent"}}
+	if err := makeAgentAccount(c); err != nil {
+		tb.Fatalf("making the agent's account: %v", err)
+	}
+	ctx := context.Background()
+	pods := c.CoreV1().Pods(productNamespace)
+	pod, err := pods.Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: agentAccount + "-" + node},
+		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: agentAccount, HostNetwork: true,
+			Containers: []corev1.Container{{Name: agentAccount, Image: "localhost/agent:1"}}},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		pod, err = pods.Get(ctx, agentAccount+"-"+node, metav1.GetOptions{})
+	}
+	if err != nil {
+		tb.Fatalf("making the agent's pod of node %s: %v", node, err)
+	}
+	cfg, err := s.ServiceAccountConfig(ctx, productNamespace, agentAccount,
+		&authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.agents.Store(node, cfg)
+	return rest.CopyConfig(cfg)
+}
+
+// makeAgentAccount makes the agent's service account and gives it the role of
+// the chart.
+func makeAgentAccount(c kubernetes.Interface) error {
+	text, err := os.ReadFile(filepath.Join(chartFiles(), "roles", "agent.yaml"))
+	if err != nil {
+		return err
+	}
+	role := &rbacv1.ClusterRole{}
+	if err := yaml.UnmarshalStrict(text, role); err != nil {
+		return fmt.Errorf("the agent's role: %w", err)
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: productNamespace, Name: agentAccount}}
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
 	}
+	ctx := context.Background()
 	_, roleErr := c.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})
 	_, accountErr := c.CoreV1().ServiceAccounts(account.Namespace).Create(ctx, account, metav1.CreateOptions{})
 	_, bindingErr := c.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
 	for _, err := range []error{roleErr, accountErr, bindingErr} {
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			tb.Fatalf("making the agent's account: %v", err)
+		if client.IgnoreAlreadyExists(err) != nil {
+			return err
 		}
 	}
-	cfg, err := s.ServiceAccountConfig(ctx, account.Namespace, account.Name, nil)
-	if err != nil {
-		tb.Fatal(err)
+	return nil
+}
+
+// DeleteSpiderIP deletes a SpiderIP as a person does who knows that its
+// container is gone: the policy asks for an annotation.
+func DeleteSpiderIP(ctx context.Context, c client.Client, ip *v2beta1.SpiderIP) error {
+	text := fmt.Sprintf(`{"metadata":{"annotations":{%q:"true"}}}`, v2beta1.AnnotationAllowDelete)
+	if err := c.Patch(ctx, ip, client.RawPatch("application/merge-patch+json", []byte(text))); err != nil {
+		return err
 	}
-	return cfg
+	return c.Delete(ctx, ip)
 }
 
 // chartFiles is where the chart keeps what is not a template.
