@@ -19,11 +19,12 @@ import (
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-func open(t *testing.T) *Ledger {
+// open is the ledger as the agent of a node sees it.
+func open(t *testing.T, node string) *Ledger {
 	t.Helper()
 	server := apiserver.ForTest(t)
 	apiserver.InstallProduct(t, server)
-	clients, err := apiclient.New(server.Config())
+	clients, err := apiclient.New(apiserver.AgentConfig(t, server, node))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func entry(address, pool, node, container string) *v2beta1.SpiderIP {
 // TestOneHolder: the second claim of an address fails, whatever pool it names;
 // a writer that is late changes and deletes nothing.
 func TestOneHolder(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, other, ctx := open(t, "n1"), open(t, "n2"), t.Context()
 	first := entry("fd00::a", "p1", "n1", "c1")
 	if err := l.Claim(ctx, first); err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func TestOneHolder(t *testing.T) {
 		t.Errorf("claimed as %q", first.Name)
 	}
 	second := entry("fd00::a", "p2", "n2", "c2")
-	if err := l.Claim(ctx, second); !errors.Is(err, ErrTaken) {
+	if err := other.Claim(ctx, second); !errors.Is(err, ErrTaken) {
 		t.Errorf("second claim: %v", err)
 	}
 	stale := first.DeepCopy()
@@ -68,7 +69,7 @@ func TestOneHolder(t *testing.T) {
 	if err := l.Release(ctx, first); err != nil {
 		t.Errorf("released twice: %v", err)
 	}
-	if err := l.Claim(ctx, second); err != nil {
+	if err := other.Claim(ctx, second); err != nil {
 		t.Errorf("claim after release: %v", err)
 	}
 	if err := l.Release(ctx, first); !errors.Is(err, ErrLost) {
@@ -84,7 +85,7 @@ func TestOneHolder(t *testing.T) {
 
 // TestUpdateThatChangesNothing: what was read before it is stale all the same.
 func TestUpdateThatChangesNothing(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, ctx := open(t, "n1"), t.Context()
 	e := entry("fd00::c", "p1", "n1", "c1")
 	if err := l.Claim(ctx, e); err != nil {
 		t.Fatal(err)
@@ -104,12 +105,12 @@ func TestUpdateThatChangesNothing(t *testing.T) {
 }
 
 func TestLists(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, ctx := open(t, "n1"), t.Context()
 	for i, e := range []*v2beta1.SpiderIP{
 		entry("10.1.0.1", "web", "n1", "a"), entry("10.1.0.2", "web", "n2", "b"), entry("10.1.0.4", "web", "n1", "c"),
 		entry("10.1.0.3", "db", "n1", "d"), entry("fd01::1", "web", "n3", "e"),
 	} {
-		if err := l.Claim(ctx, e); err != nil {
+		if err := open(t, e.Spec.Node).Claim(ctx, e); err != nil {
 			t.Fatal(i, err)
 		}
 	}
@@ -161,7 +162,7 @@ func TestOutcome(t *testing.T) {
 
 // TestStrangeNames: an entry whose name is no address does not hide the others.
 func TestStrangeNames(t *testing.T) {
-	c := open(t).client.(client.WithWatch)
+	c := open(t, "n1").client.(client.WithWatch)
 	l := New(interceptor.NewClient(c, interceptor.Funcs{
 		List: func(_ context.Context, _ client.WithWatch, l client.ObjectList, _ ...client.ListOption) error {
 			for _, name := range []string{"10.1.0.1", "10.1.0.01", "web", "10.1.0.2"} {
@@ -180,7 +181,7 @@ func TestStrangeNames(t *testing.T) {
 // TestEndedContext: a write for a context that has ended is not sent, and is
 // known not to be.
 func TestEndedContext(t *testing.T) {
-	l := open(t)
+	l := open(t, "n")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	e := entry("10.1.9.9", "p", "n", "c")

@@ -34,29 +34,30 @@ const (
 	agentAccount     = "spiderpool-agent"
 )
 
-// InstallProduct gives the server the kinds of the product, from the chart's
-// CRDs, and has it enforce the chart's admission policies. It may be called
-// again.
+// InstallProduct gives the server the kinds of the product, the agent's service
+// account with its role and no other right, and the admission policies, all of
+// them the chart's, and returns when they are enforced. It may be called again.
 func InstallProduct(tb testing.TB, s *Server) {
 	tb.Helper()
+	ctx := context.Background()
 	if _, err := envtest.InstallCRDs(s.Config(), envtest.CRDInstallOptions{
 		Paths: []string{filepath.Join(chartFiles(), "generated", "crds")}, ErrorIfPathMissing: true,
 	}); err != nil {
 		tb.Fatalf("installing the CRDs of the chart: %v", err)
 	}
-	if err := installPolicies(s); err != nil {
-		tb.Fatalf("installing the policies of the chart: %v", err)
+	c, err := client.New(s.Config(), client.Options{})
+	if err == nil {
+		err = errors.Join(installPolicies(ctx, c), installAgentAccount(ctx, c))
 	}
-	if err := s.AwaitPolicies(tb.Context()); err != nil {
+	if err != nil {
+		tb.Fatalf("installing the product: %v", err)
+	}
+	if err := s.AwaitPolicies(ctx); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-func installPolicies(s *Server) error {
-	c, err := client.New(s.Config(), client.Options{})
-	if err != nil {
-		return err
-	}
+func installPolicies(ctx context.Context, c client.Client) error {
 	files, err := filepath.Glob(filepath.Join(chartFiles(), "policies", "*.yaml"))
 	if err != nil {
 		return err
@@ -74,7 +75,7 @@ func installPolicies(s *Server) error {
 			} else if err != nil {
 				return fmt.Errorf("%s: %w", file, err)
 			}
-			err := c.Create(context.Background(), o, client.FieldValidation("Strict"))
+			err := c.Create(ctx, o, client.FieldValidation("Strict"))
 			if client.IgnoreAlreadyExists(err) != nil {
 				return err
 			}
@@ -83,84 +84,7 @@ func installPolicies(s *Server) error {
 	return nil
 }
 
-// AwaitPolicies returns when the server enforces the admission policies of the
-// chart, which it learns of by watch: it refuses an agent whose node it does
-// not know.
-func (s *Server) AwaitPolicies(ctx context.Context) error {
-	cfg := s.Config()
-	cfg.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:" + productNamespace + ":" + agentAccount, Groups: []string{"system:masters"}}
-	c, err := client.New(cfg, client.Options{})
-	if err != nil {
-		return err
-	}
-	ip := map[string]any{"spec": map[string]any{"address": "0.0.0.0", "pool": "p", "node": "n", "network": "", "interface": "i",
-		"netns": "", "containerID": "c", "pod": map[string]any{"namespace": "n", "name": "p", "uid": "u"}}}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	for kind, object := range map[string]map[string]any{"SpiderIP": ip, "SpiderEndpoint": {}} {
-		o := &unstructured.Unstructured{Object: object}
-		o.SetGroupVersionKind(v2beta1.GroupVersion.WithKind(kind))
-		o.SetName("0.0.0.0")
-		if kind == "SpiderEndpoint" {
-			o.SetNamespace(metav1.NamespaceDefault)
-		}
-		for {
-			err := c.Create(ctx, o.DeepCopy(), client.DryRunAll)
-			if err != nil && strings.Contains(err.Error(), "names no node") {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("the policy of %ss is not enforced: the last answer was: %w", kind, err)
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}
-	return nil
-}
-
-// AgentConfig is for the agent of a node: its service account, with the role
-// that the chart ships and no other right, and a token that is bound to the
-// agent's pod of that node. It makes what is not there, but for the node.
-// Calls for one node share a token, which lasts an hour.
-func AgentConfig(tb testing.TB, s *Server, node string) *rest.Config {
-	tb.Helper()
-	if cfg, ok := s.agents.Load(node); ok {
-		return rest.CopyConfig(cfg.(*rest.Config))
-	}
-	c, err := kubernetes.NewForConfig(s.Config())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := makeAgentAccount(c); err != nil {
-		tb.Fatalf("making the agent's account: %v", err)
-	}
-	ctx := context.Background()
-	pods := c.CoreV1().Pods(productNamespace)
-	pod, err := pods.Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: agentAccount + "-" + node},
-		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: agentAccount, HostNetwork: true,
-			Containers: []corev1.Container{{Name: agentAccount, Image: "localhost/agent:1"}}},
-	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		pod, err = pods.Get(ctx, agentAccount+"-"+node, metav1.GetOptions{})
-	}
-	if err != nil {
-		tb.Fatalf("making the agent's pod of node %s: %v", node, err)
-	}
-	cfg, err := s.ServiceAccountConfig(ctx, productNamespace, agentAccount,
-		&authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s.agents.Store(node, cfg)
-	return rest.CopyConfig(cfg)
-}
-
-// makeAgentAccount makes the agent's service account and gives it the role of
-// the chart.
-func makeAgentAccount(c kubernetes.Interface) error {
+func installAgentAccount(ctx context.Context, c client.Client) error {
 	text, err := os.ReadFile(filepath.Join(chartFiles(), "roles", "agent.yaml"))
 	if err != nil {
 		return err
@@ -175,16 +99,82 @@ func makeAgentAccount(c kubernetes.Interface) error {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
 	}
-	ctx := context.Background()
-	_, roleErr := c.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})
-	_, accountErr := c.CoreV1().ServiceAccounts(account.Namespace).Create(ctx, account, metav1.CreateOptions{})
-	_, bindingErr := c.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
-	for _, err := range []error{roleErr, accountErr, bindingErr} {
-		if client.IgnoreAlreadyExists(err) != nil {
+	for _, o := range []client.Object{role, account, binding} {
+		if err := c.Create(ctx, o); client.IgnoreAlreadyExists(err) != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// AwaitPolicies returns when the server enforces the admission policies of the
+// chart and lets agents do what their role says, both of which it learns of by
+// watch: it refuses an agent whose node it does not know.
+func (s *Server) AwaitPolicies(ctx context.Context) error {
+	cfg := s.Config()
+	cfg.Impersonate.UserName = "system:serviceaccount:" + productNamespace + ":" + agentAccount
+	c, err := client.New(cfg, client.Options{})
+	if err != nil {
+		return err
+	}
+	ip, endpoint := &unstructured.Unstructured{}, &unstructured.Unstructured{}
+	ip.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIP"))
+	ip.SetName("0.0.0.0")
+	ip.Object["spec"] = map[string]any{"address": "0.0.0.0", "pool": "p", "node": "n", "network": "", "interface": "i", "netns": "",
+		"containerID": "c", "pod": map[string]any{"namespace": "n", "name": "p", "uid": "u"}}
+	endpoint.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderEndpoint"))
+	endpoint.SetNamespace(metav1.NamespaceDefault)
+	endpoint.SetName("p")
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for _, o := range []*unstructured.Unstructured{ip, endpoint} {
+		for {
+			err := c.Create(ctx, o.DeepCopy(), client.DryRunAll)
+			if err != nil && strings.Contains(err.Error(), "names no node") {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("the policy of %ss is not enforced, the last answer was: %w", o.GetKind(), err)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// AgentConfig is for the agent of a node: a token of its service account that
+// is bound to the agent's pod of that node, which is made if it is not there.
+// The product must be installed. Calls for one node share a token, which lasts
+// an hour.
+func AgentConfig(tb testing.TB, s *Server, node string) *rest.Config {
+	tb.Helper()
+	if cfg, ok := s.agents.Load(node); ok {
+		return rest.CopyConfig(cfg.(*rest.Config))
+	}
+	c, err := kubernetes.NewForConfig(s.Config())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx := context.Background()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: agentAccount + "-" + node}}
+	pod.Spec.NodeName, pod.Spec.ServiceAccountName, pod.Spec.HostNetwork = node, agentAccount, true
+	pod.Spec.Containers = []corev1.Container{{Name: agentAccount, Image: "localhost/agent:1"}}
+	pods := c.CoreV1().Pods(productNamespace)
+	made, err := pods.Create(ctx, pod, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		made, err = pods.Get(ctx, pod.Name, metav1.GetOptions{})
+	}
+	if err != nil {
+		tb.Fatalf("making the agent's pod of node %s: %v", node, err)
+	}
+	cfg, err := s.ServiceAccountConfig(ctx, productNamespace, agentAccount,
+		&authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: made.Name, UID: made.UID})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.agents.Store(node, cfg)
+	return rest.CopyConfig(cfg)
 }
 
 // DeleteSpiderIP deletes a SpiderIP as a person does who knows that its
