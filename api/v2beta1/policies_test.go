@@ -295,7 +295,7 @@ func TestAgentWritesEndpointsOfItsNode(t *testing.T) {
 	}
 	const onlyItsOwn = "status.current.node: is b, and the agent of node a writes endpoints of its own node only"
 	const ofB = "the endpoint is that of a pod on node b: the agent of node a may write it only for another pod of this name"
-	const owners = "metadata.ownerReferences: must name the pod"
+	const owners = "metadata.ownerReferences: must be the pod"
 	another := func(e *v2beta1.SpiderEndpoint) { e.OwnerReferences[0].UID = "u9" }
 	for _, tt := range []struct {
 		name, verb, want string
@@ -306,6 +306,11 @@ func TestAgentWritesEndpointsOfItsNode(t *testing.T) {
 		{"nobody's", "create", owners, endpoint("new", "u1", "a", unowned)},
 		{"named after another pod", "create", owners, endpoint("new", "u1", "a", func(e *v2beta1.SpiderEndpoint) { e.OwnerReferences[0].Name = "old" })},
 		{"of a pod with another UID", "create", owners, endpoint("new", "u1", "a", another)},
+		{"of another kind", "create", owners, endpoint("new", "u1", "a", func(e *v2beta1.SpiderEndpoint) { e.OwnerReferences[0].Kind = "Job" })},
+		{"of another group", "create", owners, endpoint("new", "u1", "a", func(e *v2beta1.SpiderEndpoint) { e.OwnerReferences[0].APIVersion = "x.io/v1" })},
+		{"of two owners", "create", owners, endpoint("new", "u1", "a", func(e *v2beta1.SpiderEndpoint) {
+			e.OwnerReferences = append(e.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: "a", UID: "n"})
+		})},
 
 		{"its own", "update", "", endpoint("mine", "u1", "a")},
 		{"its own, of a pod made anew", "update", "", endpoint("mine", "u2", "a")},
