@@ -2,6 +2,7 @@ package charts_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -246,8 +247,9 @@ func judgeFence(t *testing.T, config *rest.Config) {
 	eventually(t, "an agent whose node is not known writes nothing", func() error {
 		ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: "172.20.0.11"}, Spec: v2beta1.IPSpec{
 			Address: "172.20.0.11", Pool: "first", Node: "n1", Interface: "eth0", ContainerID: "c1", Pod: v2beta1.IPPod{Namespace: "a", Name: "b", UID: "c"}}}
-		if err := c.Create(t.Context(), ip, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "names no node") {
-			return fmt.Errorf("answered %v", err)
+		err := c.Create(t.Context(), ip, client.DryRunAll)
+		if err == nil || !strings.Contains(err.Error(), "names no node") {
+			return errors.Join(errors.New("it is not refused for that"), err)
 		}
 		return nil
 	})
