@@ -2,6 +2,7 @@ package charts_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -69,6 +70,7 @@ func TestLife(t *testing.T) {
 	}
 	judgeRole(t, c)
 	judgePriority(t, c, api)
+	judgeFence(t, api)
 
 	before := columns(t, c)
 	run("upgrade", "sp", "spiderpool", "--set=feature.enableIPv6=false")
@@ -227,6 +229,30 @@ func judgePriority(t *testing.T, c client.Client, config *rest.Config) {
 			t.Errorf("%s %s by %s: served by %v, want %v of %v", tt.method, tt.path, tt.user, got, tt.want, claims)
 		}
 	}
+}
+
+// judgeFence asks whether the policies know the agent of this release.
+func judgeFence(t *testing.T, config *rest.Config) {
+	t.Helper()
+	as := rest.CopyConfig(config)
+	as.Impersonate.UserName = "system:serviceaccount:net:spiderpool-agent"
+	types := runtime.NewScheme()
+	if err := v2beta1.AddToScheme(types); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(as, client.Options{Scheme: types})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an agent whose node is not known writes nothing", func() error {
+		ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: "172.20.0.11"}, Spec: v2beta1.IPSpec{
+			Address: "172.20.0.11", Pool: "first", Node: "n1", Interface: "eth0", ContainerID: "c1", Pod: v2beta1.IPPod{Namespace: "a", Name: "b", UID: "c"}}}
+		err := c.Create(t.Context(), ip, client.DryRunAll)
+		if err == nil || !strings.Contains(err.Error(), "names no node") {
+			return errors.Join(errors.New("it is not refused for that"), err)
+		}
+		return nil
+	})
 }
 
 // servedBy are the UIDs of the FlowSchema and the priority level under which the API server served a request.

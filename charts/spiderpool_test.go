@@ -122,6 +122,9 @@ const (
 	install   = ".spec.template.spec.initContainers[0]"
 	configMap = "ConfigMap/spiderpool-conf"
 	conf      = `{.data.conf\.yml}`
+
+	fence         = "ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io"
+	endpointFence = "ValidatingAdmissionPolicy/spiderendpoints.spiderpool.spidernet.io"
 )
 
 func env(name string) string { return fmt.Sprintf(`{%s.env[?(@.name==%q)].value}`, agent, name) }
@@ -218,6 +221,10 @@ func TestValues(t *testing.T) {
 		{metrics + ",spiderpoolAgent.prometheus.port=6", "Service/spiderpool-agent", "{.spec.ports[*].port}", "6"},
 		{metrics + ",spiderpoolAgent.prometheus.serviceMonitor.install=true", "ServiceMonitor/spiderpool-agent", "{.apiVersion} {.spec}", `monitoring.coreos.com/v1 {"endpoints":[{"path":"/metrics","port":"metrics"}],"namespaceSelector":{"matchNames":["net"]},"selector":{"matchLabels":{"app.kubernetes.io/component":"spiderpool-agent","app.kubernetes.io/instance":"sp","app.kubernetes.io/name":"spiderpool"}}}`},
 		{"spiderpoolAgent.name=a", "FlowSchema/spiderpool-claims", "{.spec.rules[*].subjects}", `[{"kind":"ServiceAccount","serviceAccount":{"name":"a","namespace":"net"}}]`},
+		{"spiderpoolAgent.name=a", fence, `{.spec.variables[?(@.name=="agent")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:a'"},
+		{"spiderpoolAgent.name=a", endpointFence, `{.spec.matchConditions[?(@.name=="agent")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:a'"},
+		{"spiderpoolController=null", fence, `{.spec.variables[?(@.name=="controller")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:spiderpool-controller'"},
+		{"spiderpoolController.name=c", fence, `{.spec.variables[?(@.name=="controller")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:c'"},
 		{"", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "info"},
 		{"spiderpoolAgent.debug.logLevel=debug", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
 		{"", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "5712"},
@@ -272,6 +279,7 @@ func TestWhatIsRendered(t *testing.T) {
 	always := append([]string{
 		"ClusterRole/spiderpool-agent", "ClusterRoleBinding/spiderpool-agent", "ConfigMap/spiderpool-conf", "DaemonSet/spiderpool-agent",
 		"FlowSchema/spiderpool-claims", "PriorityLevelConfiguration/spiderpool-claims",
+		"ValidatingAdmissionPolicy/spiderendpoints.spiderpool.spidernet.io", "ValidatingAdmissionPolicyBinding/spiderendpoints.spiderpool.spidernet.io",
 		"ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io", "ValidatingAdmissionPolicyBinding/spiderips.spiderpool.spidernet.io",
 	}, crds...)
 	const account, quota = "ServiceAccount/spiderpool-agent", "ResourceQuota/spiderpool-agent"

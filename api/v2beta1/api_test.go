@@ -2,8 +2,6 @@ package v2beta1_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -87,17 +85,4 @@ func judge(t *testing.T, err error, want string) {
 	case want != "" && !strings.Contains(err.Error(), want):
 		t.Errorf("refused with\n\t%v\nwant\n\t%s", err, want)
 	}
-}
-
-func policies(t *testing.T) []*unstructured.Unstructured {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "charts", "spiderpool", "files", "policies", "spiderip.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []*unstructured.Unstructured
-	for _, text := range strings.Split(string(data), "\n---\n") {
-		all = append(all, parse(t, text))
-	}
-	return all
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -12,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
 // held is a SpiderIP as an agent makes it.
@@ -96,7 +96,7 @@ func TestSpiderIPFields(t *testing.T) {
 }
 
 func TestTakeOver(t *testing.T) {
-	c, ctx := api(t), t.Context()
+	c, ctx := agentOf(t, "n1"), t.Context()
 	ip := held("10.60.0.1", "10.60.0.1")
 	if err := create(ctx, c, ip); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestTakeOver(t *testing.T) {
 	}{
 		{"new holder", "", func(ip *v2beta1.SpiderIP) {
 			s := &ip.Spec
-			s.Node, s.Network, s.Interface, s.Netns, s.ContainerID = "n2", "vlan", "net1", "/run/netns/y", "c2"
+			s.Network, s.Interface, s.Netns, s.ContainerID = "vlan", "net1", "/run/netns/y", "c2"
 			s.Pod = v2beta1.IPPod{Namespace: "default", Name: "web-1", UID: "u3"}
 			s.Owner = &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "u2"}
 			s.Use, s.Reason = v2beta1.IPUseQuarantine, "x"
@@ -142,22 +142,8 @@ func TestTakeOver(t *testing.T) {
 }
 
 func TestNoFinalizers(t *testing.T) {
-	c, ctx := api(t), t.Context()
-	for _, o := range policies(t) {
-		if err := create(ctx, c, o); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = c.Delete(ctx, o) }()
-	}
-	lingering := func() error {
-		return create(ctx, c, held("10.60.1.1", "10.60.1.1", func(ip *v2beta1.SpiderIP) { ip.Finalizers = []string{"example.com/stay"} }), client.DryRunAll)
-	}
-	deadline := time.Now().Add(time.Minute) // the API server learns of policies by watch
-	for lingering() == nil && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond)
-	}
-	judge(t, lingering(), "metadata.finalizers: must be empty")
-	judge(t, create(ctx, c, held("10.60.1.1", "10.60.1.1"), client.DryRunAll), "")
+	lingering := held("10.60.1.1", "10.60.1.1", func(ip *v2beta1.SpiderIP) { ip.Finalizers = []string{"example.com/stay"} })
+	judge(t, create(t.Context(), api(t), lingering, client.DryRunAll), "metadata.finalizers: must be empty")
 }
 
 func TestSelectableFields(t *testing.T) {
@@ -168,7 +154,7 @@ func TestSelectableFields(t *testing.T) {
 		if err := create(ctx, c, ip); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = c.Delete(ctx, ip) }()
+		defer func() { _ = apiserver.DeleteSpiderIP(ctx, c, ip) }()
 	}
 	for _, tt := range []struct {
 		fields client.MatchingFields

@@ -321,7 +321,7 @@ func (w *world) create(t *testing.T, o client.Object) {
 func (w *world) remove(t *testing.T, o client.Object) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	without := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
+	without := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"ipam.spidernet.io/allow-delete":"true"}}}`))
 	if err := client.IgnoreNotFound(w.admin.Patch(ctx, o, without)); err != nil {
 		t.Error(err)
 	}

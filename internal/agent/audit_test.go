@@ -19,6 +19,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/wire"
+	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
 // counted waits until a counter of the agent has a value.
@@ -111,7 +112,7 @@ func TestVanishedEntry(t *testing.T) {
 			if err := c.Get(t.Context(), client.ObjectKey{Name: "10.1.0.10"}, entry); err != nil {
 				t.Fatal(err)
 			}
-			if err := c.Delete(t.Context(), entry); err != nil {
+			if err := apiserver.DeleteSpiderIP(t.Context(), c, entry); err != nil {
 				t.Fatal(err)
 			}
 			switch before {
@@ -187,7 +188,7 @@ func TestContradiction(t *testing.T) {
 	now.ResourceVersion, now.UID = "", ""
 	now.Spec.Node, now.Spec.ContainerID, now.Spec.Pod.Name = other.name, "thief", "thief"
 	now.Spec.Pod.UID = "6f3ce1a4-1111-4e6f-9d6b-0d0c7f3f7a01"
-	if err := errors.Join(c.Delete(t.Context(), entry), c.Create(t.Context(), now)); err != nil {
+	if err := errors.Join(apiserver.DeleteSpiderIP(t.Context(), c, entry), c.Create(t.Context(), now)); err != nil {
 		t.Fatal(err)
 	}
 	n.counted("spiderpool_ipam_audit_contradiction_counts", "1")

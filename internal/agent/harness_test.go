@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -82,7 +83,7 @@ func (c *cluster) clear() {
 		c.t.Fatal(err)
 	}
 	for i := range list.Items {
-		if err := c.Delete(context.Background(), &list.Items[i]); err != nil {
+		if err := apiserver.DeleteSpiderIP(context.Background(), c, &list.Items[i]); err != nil {
 			c.t.Error(err)
 		}
 	}
@@ -197,7 +198,9 @@ type node struct {
 	// transport, if set, stands between the agent and the network.
 	transport func(http.RoundTripper) http.RoundTripper
 	agent     *Agent
-	stop      func()
+	// live is the agent's client without the faults: for what an agent sent before it was killed.
+	live client.Client
+	stop func()
 }
 
 // quick are the durations of tests that do not look at time. The second LIST comes
@@ -236,7 +239,8 @@ func (n *node) start(faults ...interceptor.Funcs) {
 // launch starts the agent and does not wait until it serves.
 func (n *node) launch(faults ...interceptor.Funcs) {
 	n.t.Helper()
-	watch := apiserver.AgentConfig(n.t, n.server)
+	watch := apiserver.AgentConfig(n.t, n.server, n.name)
+	watch.Wrap(n.neverFenced)
 	if n.transport != nil {
 		watch.Wrap(n.transport)
 	}
@@ -245,6 +249,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 		n.t.Fatal(err)
 	}
 	c := clients.Live
+	n.live = c
 	for _, f := range faults {
 		c = interceptor.NewClient(c, f)
 	}
@@ -262,6 +267,23 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 		if err := <-done; err != nil {
 			n.t.Errorf("agent of %s: %v", n.name, err)
 		}
+	})
+}
+
+// neverFenced fails the test if an admission policy refuses what the agent asks for.
+func (n *node) neverFenced(next http.RoundTripper) http.RoundTripper {
+	return tripper(func(r *http.Request) (*http.Response, error) {
+		answer, err := next.RoundTrip(r)
+		if err != nil || answer.StatusCode != http.StatusForbidden && answer.StatusCode != http.StatusUnprocessableEntity {
+			return answer, err
+		}
+		body, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		answer.Body = io.NopCloser(bytes.NewReader(body))
+		if bytes.Contains(body, []byte("ValidatingAdmissionPolicy")) {
+			n.t.Errorf("%s %s of the agent of %s is refused: %s", r.Method, r.URL.Path, n.name, body)
+		}
+		return answer, err
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -73,7 +74,9 @@ func TestReplacedInTheMiddle(t *testing.T) {
 		n.deleted(p, fmt.Sprint("old", i))
 		second[i] = n.adding(p, fmt.Sprint("new", i))
 		if i < len(late) {
-			c.create(late[i])
+			if err := n.live.Create(t.Context(), late[i]); client.IgnoreAlreadyExists(err) != nil {
+				t.Error(err)
+			}
 		}
 	}
 	var want []string
@@ -143,7 +146,7 @@ func TestLateTakeOverOfAnAgentThatIsGone(t *testing.T) {
 	n.deleted(p, "two")
 	<-two.done
 	n.replace(secondLook(second))
-	if err := c.Update(t.Context(), <-late); err != nil {
+	if err := n.live.Update(t.Context(), <-late); err != nil {
 		t.Fatal(err)
 	}
 	second.open()

@@ -23,7 +23,7 @@ type budget struct {
 	edits   atomic.Int32 // that wait
 }
 
-func newBudget() *budget { return &budget{limiter: rate.NewLimiter(watchEvents, 1)} }
+func newBudget() *budget { return &budget{limiter: rate.NewLimiter(watchEvents, watchEvents/10)} }
 
 // adjust sets the budget for a number of nodes.
 func (b *budget) adjust(nodes int) {

@@ -62,7 +62,11 @@ func clusterOf(t testing.TB, server *apiserver.Server) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &cluster{admin, t, server, ledger.New(admin)}
+	agent, err := apiclient.New(apiserver.AgentConfig(t, server, "n1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cluster{admin, t, server, ledger.New(agent.Live)}
 }
 
 // clear removes what the test has left. Controllers have ended by then.
@@ -78,7 +82,16 @@ func (c *cluster) clear() {
 			c.t.Error(err)
 		}
 	}
-	for _, o := range []client.Object{&v2beta1.SpiderIPPool{}, &v2beta1.SpiderIP{}, &v2beta1.SpiderReservedIP{}, &v2beta1.SpiderSubnet{}, &corev1.Node{}} {
+	var held v2beta1.SpiderIPList
+	if err := c.List(ctx, &held); err != nil {
+		c.t.Fatal(err)
+	}
+	parallel(len(held.Items), func(i int) {
+		if err := client.IgnoreNotFound(apiserver.DeleteSpiderIP(ctx, c, &held.Items[i])); err != nil {
+			c.t.Error(err)
+		}
+	})
+	for _, o := range []client.Object{&v2beta1.SpiderIPPool{}, &v2beta1.SpiderReservedIP{}, &v2beta1.SpiderSubnet{}, &corev1.Node{}} {
 		if err := c.DeleteAllOf(ctx, o); err != nil {
 			c.t.Error(err)
 		}

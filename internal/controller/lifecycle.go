@@ -42,6 +42,9 @@ func (s *status) mend(ctx context.Context, o *v2beta1.SpiderIPPool, r *history) 
 	} else if !missed {
 		return o, nil
 	}
+	if wait := s.webhook.wait(); wait > 0 {
+		return o, later(wait)
+	}
 	if err := s.afford(ctx, true); err != nil {
 		return o, err
 	}
@@ -63,6 +66,9 @@ func removable(o *v2beta1.SpiderIPPool, held []Entry) bool {
 // release lets a pool go in whose name a LIST has just found nothing. Who claims
 // an address of it later sees by the fence that it is being deleted, or gone.
 func (s *status) release(ctx context.Context, o *v2beta1.SpiderIPPool) error {
+	if wait := s.webhook.wait(); wait > 0 {
+		return later(wait)
+	}
 	released := o.DeepCopy()
 	controllerutil.RemoveFinalizer(released, v2beta1.Finalizer)
 	return s.patch(ctx, o, released)
@@ -71,9 +77,6 @@ func (s *status) release(ctx context.Context, o *v2beta1.SpiderIPPool) error {
 // patch changes what differs, if o still is what is stored, and fills in what it
 // is then.
 func (s *status) patch(ctx context.Context, o, changed *v2beta1.SpiderIPPool) error {
-	if wait := s.webhook.wait(); wait > 0 {
-		return later(wait)
-	}
 	err := s.Live.Patch(ctx, changed, client.MergeFromWithOptions(o, client.MergeFromWithOptimisticLock{}))
 	s.webhook.learn(err)
 	return err

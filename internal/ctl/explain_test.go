@@ -67,7 +67,14 @@ func create(t *testing.T, c client.Client, objects ...client.Object) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := c.Delete(context.Background(), o, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+			ctx := context.Background()
+			var err error
+			if ip, ok := o.(*v2beta1.SpiderIP); ok {
+				err = apiserver.DeleteSpiderIP(ctx, c, ip)
+			} else {
+				err = c.Delete(ctx, o, client.GracePeriodSeconds(0))
+			}
+			if client.IgnoreNotFound(err) != nil {
 				t.Error(err)
 			}
 		})

@@ -22,11 +22,12 @@ import (
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-func open(t *testing.T) *Ledger {
+// open is the ledger as the agent of a node sees it.
+func open(t *testing.T, node string) *Ledger {
 	t.Helper()
 	server := apiserver.ForTest(t)
 	apiserver.InstallProduct(t, server)
-	clients, err := apiclient.New(server.Config())
+	clients, err := apiclient.New(apiserver.AgentConfig(t, server, node))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func entry(address, pool, node, container string) *v2beta1.SpiderIP {
 // TestOneHolder: the second claim of an address fails, whatever pool it names;
 // a writer that is late changes and deletes nothing.
 func TestOneHolder(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, other, ctx := open(t, "n1"), open(t, "n2"), t.Context()
 	first := entry("fd00::a", "p1", "n1", "c1")
 	if err := l.Claim(ctx, first); err != nil {
 		t.Fatal(err)
@@ -52,7 +53,7 @@ func TestOneHolder(t *testing.T) {
 		t.Errorf("claimed as %q", first.Name)
 	}
 	second := entry("fd00::a", "p2", "n2", "c2")
-	if err := l.Claim(ctx, second); !errors.Is(err, ErrTaken) {
+	if err := other.Claim(ctx, second); !errors.Is(err, ErrTaken) {
 		t.Errorf("second claim: %v", err)
 	}
 	stale := first.DeepCopy()
@@ -71,7 +72,7 @@ func TestOneHolder(t *testing.T) {
 	if err := l.Release(ctx, first); err != nil {
 		t.Errorf("released twice: %v", err)
 	}
-	if err := l.Claim(ctx, second); err != nil {
+	if err := other.Claim(ctx, second); err != nil {
 		t.Errorf("claim after release: %v", err)
 	}
 	if err := l.Release(ctx, first); !errors.Is(err, ErrLost) {
@@ -87,7 +88,7 @@ func TestOneHolder(t *testing.T) {
 
 // TestUpdateThatChangesNothing: what was read before it is stale all the same.
 func TestUpdateThatChangesNothing(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, ctx := open(t, "n1"), t.Context()
 	e := entry("fd00::c", "p1", "n1", "c1")
 	if err := l.Claim(ctx, e); err != nil {
 		t.Fatal(err)
@@ -107,12 +108,12 @@ func TestUpdateThatChangesNothing(t *testing.T) {
 }
 
 func TestLists(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, ctx := open(t, "n1"), t.Context()
 	for i, e := range []*v2beta1.SpiderIP{
 		entry("10.1.0.1", "web", "n1", "a"), entry("10.1.0.2", "web", "n2", "b"), entry("10.1.0.4", "web", "n1", "c"),
 		entry("10.1.0.3", "db", "n1", "d"), entry("fd01::1", "web", "n3", "e"),
 	} {
-		if err := l.Claim(ctx, e); err != nil {
+		if err := open(t, e.Spec.Node).Claim(ctx, e); err != nil {
 			t.Fatal(i, err)
 		}
 	}
@@ -130,7 +131,7 @@ func TestLists(t *testing.T) {
 
 // TestHeldIn: a list that comes in pages is one list.
 func TestHeldIn(t *testing.T) {
-	l := open(t)
+	l := open(t, "n1")
 	const entries = heldPage + 5
 	var group sync.WaitGroup
 	for w := range 16 {
@@ -195,7 +196,7 @@ func TestOutcome(t *testing.T) {
 
 // TestStrangeNames: an entry whose name is no address does not hide the others.
 func TestStrangeNames(t *testing.T) {
-	c := open(t).client.(client.WithWatch)
+	c := open(t, "n1").client.(client.WithWatch)
 	l := New(interceptor.NewClient(c, interceptor.Funcs{
 		List: func(_ context.Context, _ client.WithWatch, l client.ObjectList, _ ...client.ListOption) error {
 			for _, name := range []string{"10.1.0.1", "10.1.0.01", "web", "10.1.0.2"} {
@@ -214,7 +215,7 @@ func TestStrangeNames(t *testing.T) {
 // TestEndedContext: a write for a context that has ended is not sent, and is
 // known not to be.
 func TestEndedContext(t *testing.T) {
-	l := open(t)
+	l := open(t, "n")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	e := entry("10.1.9.9", "p", "n", "c")
@@ -232,7 +233,7 @@ func TestEndedContext(t *testing.T) {
 // TestHeld: an edit learns who holds addresses in the name of a pool, or of any,
 // of few addresses by reading them and of many by a LIST in pages.
 func TestHeld(t *testing.T) {
-	l, ctx := open(t), t.Context()
+	l, ctx := open(t, "n1"), t.Context()
 	for i := range 12 {
 		ip := entry(fmt.Sprintf("10.77.0.%d", i), []string{"held-a", "held-b"}[i%2], "n1", fmt.Sprint(i))
 		if err := l.Claim(ctx, ip); err != nil {

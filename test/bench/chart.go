@@ -47,8 +47,10 @@ func (c *cluster) install(ctx context.Context, home string, progress io.Writer) 
 	if c.conf == nil {
 		return errors.New("the chart has no ConfigMap with conf.yml")
 	}
-	_, err = envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{CRDs: crds})
-	return err
+	if _, err := envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{CRDs: crds}); err != nil {
+		return err
+	}
+	return c.server.AwaitPolicies(ctx)
 }
 
 // readConf takes conf.yml from the ConfigMap that has it.

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
 // Codes of the CNI specification 1.1, section "Error", and of STATUS.
@@ -197,7 +198,7 @@ func TestRestart(t *testing.T) {
 	h.stopAgent(t)
 	for _, p := range pods {
 		ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: objectName(p[1].addresses[0])}}
-		if err := c.Delete(t.Context(), ip); err != nil {
+		if err := apiserver.DeleteSpiderIP(t.Context(), c, ip); err != nil {
 			t.Fatal(err)
 		}
 	}

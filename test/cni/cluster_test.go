@@ -86,7 +86,7 @@ func install(server *apiserver.Server) (*cluster, error) {
 	if cl.conf == nil {
 		return nil, errors.New("the chart has no ConfigMap with conf.yml")
 	}
-	return cl, nil
+	return cl, server.AwaitPolicies(context.Background())
 }
 
 // put makes an object of the chart, unless it needs a controller or a node.
@@ -164,7 +164,12 @@ func (c *cluster) pool(t *testing.T, subnet string, ips ...string) *v2beta1.Spid
 		Routes: []v2beta1.Route{{Dst: elsewhere, Gw: gateway.Next().String()}}}
 	c.create(t, p)
 	t.Cleanup(func() { // what a test that failed left
-		err := c.DeleteAllOf(context.Background(), &v2beta1.SpiderIP{}, client.MatchingFields{"spec.pool": p.Name})
+		ctx := context.Background()
+		var list v2beta1.SpiderIPList
+		err := c.List(ctx, &list, client.MatchingFields{"spec.pool": p.Name})
+		for i := range list.Items {
+			err = errors.Join(err, client.IgnoreNotFound(apiserver.DeleteSpiderIP(ctx, c, &list.Items[i])))
+		}
 		if err != nil {
 			t.Error(err)
 		}

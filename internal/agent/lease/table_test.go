@@ -34,6 +34,7 @@ const (
 // faulty is a client of a real API server that fails the next write.
 type faulty struct {
 	client.WithWatch
+	other   *ledger.Ledger // of the agent of node n2
 	next    fault
 	pending func() error
 	writes  int
@@ -62,17 +63,21 @@ func (f *faulty) deliver() {
 	}
 }
 
-// openFaulty installs the product on the server that all tests share.
+// openFaulty is the API server that all tests share, for the agents of n1 and n2.
 func openFaulty(t *testing.T) *faulty {
 	t.Helper()
 	server := apiserver.ForTest(t)
 	install.Do(func() { apiserver.InstallProduct(t, server) })
-	clients, err := apiclient.New(server.Config())
-	if err != nil {
-		t.Fatal(err)
+	var agents [2]client.WithWatch
+	for i, node := range []string{"n1", "n2"} {
+		clients, err := apiclient.New(apiserver.AgentConfig(t, server, node))
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents[i] = clients.Live
 	}
-	f := &faulty{}
-	f.WithWatch = interceptor.NewClient(clients.Live, interceptor.Funcs{
+	f := &faulty{other: ledger.New(agents[1])}
+	f.WithWatch = interceptor.NewClient(agents[0], interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
 			sent := o.DeepCopyObject().(client.Object)
 			if f.next == answered {
@@ -161,9 +166,9 @@ func (s *scene) release() error {
 func (s *scene) steal() {
 	other := &v2beta1.SpiderIP{Spec: s.spec("other")}
 	other.Spec.Pod.UID, other.Spec.Node = "pod-2", "n2"
-	switch err := s.ledger.Claim(s.t.Context(), other); {
+	switch err := s.api.other.Claim(s.t.Context(), other); {
 	case err == nil:
-		s.t.Cleanup(func() { _ = s.ledger.Release(context.Background(), other) })
+		s.t.Cleanup(func() { _ = s.api.other.Release(context.Background(), other) })
 	case !errors.Is(err, ledger.ErrTaken):
 		s.t.Error(err)
 	}

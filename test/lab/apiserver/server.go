@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spidernet-io/spiderpool/test/lab/parts"
@@ -47,6 +48,7 @@ type Server struct {
 	settings
 	etcd, api process.Process
 	guard     io.Closer // removes dir when closed or when this process ends; nil: dir stays
+	agents    sync.Map  // *rest.Config by node, of AgentConfig
 }
 
 // settings are what Open needs to know about a server that another process

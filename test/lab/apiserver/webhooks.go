@@ -2,6 +2,8 @@ package apiserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -111,8 +113,9 @@ func (w *Webhooks) Stop() {
 func (w *Webhooks) install(tb testing.TB) {
 	tb.Helper()
 	mutating, validating := &admissionregistrationv1.MutatingWebhookConfiguration{}, &admissionregistrationv1.ValidatingWebhookConfiguration{}
-	readShipped(tb, filepath.Join("webhooks", "mutating.yaml"), mutating)
-	readShipped(tb, filepath.Join("webhooks", "validating.yaml"), validating)
+	if err := errors.Join(readShipped(filepath.Join("webhooks", "mutating.yaml"), mutating), readShipped(filepath.Join("webhooks", "validating.yaml"), validating)); err != nil {
+		tb.Fatal(err)
+	}
 	for i := range mutating.Webhooks {
 		w.direct(&mutating.Webhooks[i].ClientConfig)
 	}
@@ -154,13 +157,13 @@ func (w *Webhooks) waitUntilCalled(tb testing.TB) {
 }
 
 // readShipped reads an object of the chart's files.
-func readShipped(tb testing.TB, file string, into any) {
-	tb.Helper()
+func readShipped(file string, into any) error {
 	text, err := os.ReadFile(filepath.Join(chartFiles(), file))
 	if err == nil {
 		err = yaml.UnmarshalStrict(text, into)
 	}
 	if err != nil {
-		tb.Fatalf("%s: %v", file, err)
+		return fmt.Errorf("%s: %w", file, err)
 	}
+	return nil
 }
