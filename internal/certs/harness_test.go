@@ -61,7 +61,7 @@ func newCluster(t *testing.T) *cluster {
 	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: c.namespace, Name: name}}
 	role, clusterRole := &rbacv1.Role{}, &rbacv1.ClusterRole{}
 	shipped(t, "controller-namespace.yaml", role)
-	shipped(t, "controller-setup.yaml", clusterRole)
+	shipped(t, "controller.yaml", clusterRole)
 	clusterRole.Name = c.namespace
 	must(c.admin.RbacV1().Roles(c.namespace).Create(ctx, role, metav1.CreateOptions{}))
 	must(c.admin.RbacV1().RoleBindings(c.namespace).Create(ctx, &rbacv1.RoleBinding{

@@ -160,7 +160,6 @@ func (c *Config) notYet() (lines []string) {
 		{c.EnableKubevirtStaticIP, "enableKubevirtStaticIP: virtual machines get new addresses when they restart or migrate"},
 		{c.EnableIPConflictDetection, "enableIPConflictDetection: a pod gets its address though another machine may use it"},
 		{c.EnableGatewayDetection, "enableGatewayDetection: a pod starts though its gateway may not answer"},
-		{c.EnableValidatingResourcesDeletedWebhook, "enableValidatingResourcesDeletedWebhook: pools and subnets can be deleted while they are in use"},
 	} {
 		if promise.on {
 			lines = append(lines, promise.line)

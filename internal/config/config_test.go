@@ -72,7 +72,6 @@ enableValidatingResourcesDeletedWebhook: true
 				NotYet: []string{
 					"enableIPConflictDetection: a pod gets its address though another machine may use it",
 					"enableGatewayDetection: a pod starts though its gateway may not answer",
-					"enableValidatingResourcesDeletedWebhook: pools and subnets can be deleted while they are in use",
 				},
 			},
 		},

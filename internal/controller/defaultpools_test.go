@@ -58,7 +58,7 @@ func newRelease(t *testing.T) *release {
 	const name = "spiderpool-controller"
 	r := &release{T: t, admin: must(apiclient.New(s.Config())).Live, kube: must(kubernetes.NewForConfig(s.Config())), namespace: "defaults-" + strings.ToLower(t.Name())}
 	role, clusterRole := &rbacv1.Role{}, &rbacv1.ClusterRole{}
-	for file, into := range map[string]any{"controller-namespace.yaml": role, "controller-setup.yaml": clusterRole} {
+	for file, into := range map[string]any{"controller-namespace.yaml": role, "controller.yaml": clusterRole} {
 		if err := yaml.UnmarshalStrict(must(os.ReadFile(filepath.Join("../../charts/spiderpool/files/roles", file))), into); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -84,7 +85,7 @@ func installPolicies(ctx context.Context, c client.Client) error {
 	return nil
 }
 
-// installAccount makes the service account of a program, with the cluster role of the chart.
+// installAccount makes the service account of a program, with the roles of the chart.
 func installAccount(ctx context.Context, c client.Client, name string) error {
 	role := &rbacv1.ClusterRole{}
 	if err := readShipped(filepath.Join("roles", strings.TrimPrefix(name, "spiderpool-")+".yaml"), role); err != nil {
@@ -96,7 +97,19 @@ func installAccount(ctx context.Context, c client.Client, name string) error {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
 	}
-	for _, o := range []client.Object{role, account, binding} {
+	all := []client.Object{role, account, binding}
+	here := &rbacv1.Role{}
+	switch err := readShipped(filepath.Join("roles", strings.TrimPrefix(name, "spiderpool-")+"-namespace.yaml"), here); {
+	case err == nil:
+		here.Namespace = account.Namespace
+		all = append(all, here, &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: account.Namespace, Name: here.Name},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: here.Name}, Subjects: binding.Subjects,
+		})
+	case !errors.Is(err, fs.ErrNotExist): // the agent writes nothing in its namespace
+		return err
+	}
+	for _, o := range all {
 		if err := c.Create(ctx, o); client.IgnoreAlreadyExists(err) != nil {
 			return err
 		}
