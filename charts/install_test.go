@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -60,6 +61,13 @@ func TestLife(t *testing.T) {
 	}
 
 	notes := run("install", "sp", olderChart(t), "--create-namespace")
+	// No node is there to run the controller. Until it runs, what its webhooks judge waits for it.
+	for _, o := range []client.Object{&admissionregistrationv1.MutatingWebhookConfiguration{}, &admissionregistrationv1.ValidatingWebhookConfiguration{}} {
+		o.SetName("spiderpool-controller")
+		if err := c.Delete(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
 	pool := poolOf(t, notes)
 	eventually(t, "the pool of the notes is accepted", func() error { return c.Create(ctx, pool, client.FieldValidation("Strict")) })
 	ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: "172.20.0.10"}, Spec: v2beta1.IPSpec{

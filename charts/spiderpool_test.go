@@ -72,8 +72,9 @@ func template(t *testing.T, args ...string) (objects, error) {
 // parseStrictly fails a test when the document has a field that its kind does not have.
 func parseStrictly(t *testing.T, key, doc string) {
 	t.Helper()
-	if strings.HasPrefix(key, "ServiceMonitor/") {
-		return // its types are not among our modules; TestValues compares it
+	switch kind, _, _ := strings.Cut(key, "/"); kind {
+	case "ServiceMonitor", "Issuer", "Certificate":
+		return // their types are not among our modules; TestValues compares them
 	}
 	types := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensionsv1.AddToScheme} {
@@ -117,11 +118,12 @@ func (o objects) at(t *testing.T, name, path string) string {
 }
 
 const (
-	daemonSet = "DaemonSet/spiderpool-agent"
-	agent     = ".spec.template.spec.containers[0]"
-	install   = ".spec.template.spec.initContainers[0]"
-	configMap = "ConfigMap/spiderpool-conf"
-	conf      = `{.data.conf\.yml}`
+	daemonSet  = "DaemonSet/spiderpool-agent"
+	deployment = "Deployment/spiderpool-controller"
+	agent      = ".spec.template.spec.containers[0]"
+	install    = ".spec.template.spec.initContainers[0]"
+	configMap  = "ConfigMap/spiderpool-conf"
+	conf       = `{.data.conf\.yml}`
 
 	fence         = "ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io"
 	endpointFence = "ValidatingAdmissionPolicy/spiderendpoints.spiderpool.spidernet.io"
@@ -150,17 +152,17 @@ func TestValues(t *testing.T) {
 		{"global.cniBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
 		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, volume("socket") + ` {` + agent + `.volumeMounts[?(@.name=="socket")].mountPath}`, "/run/sp /run/sp"},
 		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, "{" + install + ".args[*]}", "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin --socket=/run/sp/a.sock"},
-		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", configMap, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
+		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", configMap, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
 		{"global.configName=other", "ConfigMap/other", "{.metadata.name}", "other"},
 		{"global.configName=other", daemonSet, `{.spec.template.spec.volumes[*].configMap.name}`, "other"},
 
-		{"", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
-		{"feature.enableIPv4=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: true\nenableStatefulSet: true\n"},
-		{"feature.enableIPv6=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: true\n"},
-		{"feature.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\n"},
-		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\n"},
-		{"feature.enableIPv4=false,ipam.enableIPv4=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\n"},
-		{"ipam.enableStatefulSet=null,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableKubevirtStaticIP: false\nenableIPConflictDetection: true\nenableGatewayDetection: true\n"},
+		{"", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"feature.enableIPv4=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"feature.enableIPv6=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"feature.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"feature.enableIPv4=false,ipam.enableIPv4=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"ipam.enableStatefulSet=null,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableKubevirtStaticIP: false\nenableIPConflictDetection: true\nenableGatewayDetection: true\nenableValidatingResourcesDeletedWebhook: false\n"},
 		{"feature.networkMode=legacy", daemonSet, "{.metadata.name}", "spiderpool-agent"},
 
 		{"spiderpoolAgent.name=a", "DaemonSet/a", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "a a"},
@@ -223,13 +225,121 @@ func TestValues(t *testing.T) {
 		{"spiderpoolAgent.name=a", "FlowSchema/spiderpool-claims", "{.spec.rules[*].subjects}", `[{"kind":"ServiceAccount","serviceAccount":{"name":"a","namespace":"net"}}]`},
 		{"spiderpoolAgent.name=a", fence, `{.spec.variables[?(@.name=="agent")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:a'"},
 		{"spiderpoolAgent.name=a", endpointFence, `{.spec.matchConditions[?(@.name=="agent")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:a'"},
-		{"spiderpoolController=null", fence, `{.spec.variables[?(@.name=="controller")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:spiderpool-controller'"},
 		{"spiderpoolController.name=c", fence, `{.spec.variables[?(@.name=="controller")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:c'"},
 		{"", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "info"},
 		{"spiderpoolAgent.debug.logLevel=debug", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
 		{"", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "5712"},
 		{"spiderpoolAgent.debug.gopsPort=6", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "6"},
 		{"spiderpoolAgent.debug.gopsPort=0", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "0"},
+	} {
+		t.Run(tt.set+" "+tt.path, func(t *testing.T) {
+			got, err := template(t, "--set="+tt.set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got.at(t, tt.object, tt.path)); diff != "" {
+				t.Errorf("%s %s (-want +got):\n%s", tt.object, tt.path, diff)
+			}
+		})
+	}
+}
+
+// TestControllerValues is a row per value of the controller and of the default pools that it makes.
+func TestControllerValues(t *testing.T) {
+	const (
+		c       = "spiderpoolController."
+		metrics = c + "prometheus.enabled=true"
+		manager = c + "tls.method=certmanager"
+		given   = c + "tls.method=provided," + c + "tls.provided.tlsCert=YQ==," + c + "tls.provided.tlsKey=Yg==," + c + "tls.provided.tlsCa=Yw=="
+		webhook = "ValidatingWebhookConfiguration/spiderpool-controller"
+		secret  = "spiderpool-controller-server-certs"
+	)
+	for _, tt := range []struct{ set, object, path, want string }{
+		{c + "name=x", "Deployment/x", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "x x"},
+		{c + "name=x", "Service/x", `{.spec.selector.app\.kubernetes\.io/component}`, "x"},
+		{c + "name=x", "ServiceAccount/x", "{.metadata.name}", "x"},
+		{c + "name=x", "ClusterRoleBinding/x", "{.roleRef.kind} {.roleRef.name} {.subjects[*].name} {.subjects[*].namespace}", "ClusterRole x x net"},
+		{c + "name=x", "RoleBinding/x", "{.metadata.namespace} {.roleRef.kind} {.roleRef.name} {.subjects[*].name}", "net Role x x"},
+		{c + "name=x", "ValidatingWebhookConfiguration/x", "{.webhooks[0].clientConfig.service.name} {.webhooks[0].clientConfig.service.namespace}", "x net"},
+		{"", deployment, "{.spec.replicas}", "1"},
+		{c + "replicas=2", deployment, "{.spec.replicas}", "2"},
+		{c + "binName=/usr/bin/spiderpool-controller", deployment, "{" + agent + ".command}", `["/usr/bin/spiderpool-controller"]`},
+		{"", deployment, "{.spec.template.spec.hostNetwork} {.spec.strategy.rollingUpdate}", `true {"maxSurge":0,"maxUnavailable":1}`},
+		{c + "hostnetwork=false", deployment, "{.spec.template.spec.hostNetwork} {.spec.strategy.rollingUpdate}", ` {"maxSurge":1,"maxUnavailable":0}`},
+		{"", deployment, "{" + agent + ".image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-controller:0.1.0"},
+		{"global.imageRegistryOverride=r," + c + "image.repository=x/c," + c + "image.tag=v9", deployment, "{" + agent + ".image}", "r/x/c:v9"},
+		{c + "image.registry=q," + c + "image.digest=sha256:ab", deployment, "{" + agent + ".image}", "q/spidernet-io/spiderpool/spiderpool-controller@sha256:ab"},
+		{c + "image.pullPolicy=Never", deployment, "{..imagePullPolicy}", "Never"},
+		{c + "image.imagePullSecrets[0].name=reg", deployment, "{.spec.template.spec.imagePullSecrets[*].name}", "reg"},
+		{c + "serviceAccount.annotations.a=b", "ServiceAccount/spiderpool-controller", "{.metadata.annotations.a}", "b"},
+		{c + "service.annotations.a=b," + c + "service.type=NodePort", "Service/spiderpool-controller", "{.metadata.annotations.a} {.spec.type}", "b NodePort"},
+		{"", "Service/spiderpool-controller", "{.spec.ports[*].port} {.spec.ports[*].targetPort}", "5722 webhook"},
+		{c + "priorityClassName=high", deployment, "{.spec.template.spec.priorityClassName}", "high"},
+		{"", deployment, "{..podAffinityTerm.topologyKey}", "kubernetes.io/hostname"},
+		{c + "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone", deployment, "{..topologyKey}", "zone"},
+		{"", deployment, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux"}`},
+		{"", deployment, "{.spec.template.spec.tolerations[*].key}", "node.kubernetes.io/not-ready node-role.kubernetes.io/control-plane node.cloudprovider.kubernetes.io/uninitialized"},
+		{c + "tolerations[0].key=a", deployment, "{.spec.template.spec.tolerations}", `[{"key":"a"}]`},
+		{"", deployment, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml"},
+		{c + "extraArgs={--a,--b=c}", deployment, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --a --b=c"},
+		{c + "extraEnv[0].name=A," + c + "extraEnv[0].value=b", deployment, env("A"), "b"},
+		{c + "extraVolumes[0].name=v," + c + "extraVolumes[0].hostPath.path=/v", deployment, volume("v"), "/v"},
+		{c + "extraVolumeMounts[0].name=v," + c + "extraVolumeMounts[0].mountPath=/v", deployment, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
+		{c + "podAnnotations.a=b," + c + "podLabels.c=d", deployment, "{.spec.template.metadata.annotations.a} {.spec.template.metadata.labels.c}", "b d"},
+		{"", deployment, "{" + agent + ".resources}", `{"limits":{"cpu":"500m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
+		{c + "resources.limits.cpu=2," + c + "resources.requests.memory=1Mi", deployment, "{" + agent + ".resources.limits.cpu} {" + agent + ".resources.requests.memory}", "2 1Mi"},
+		{"", deployment, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"readOnlyRootFilesystem":true,"runAsNonRoot":true,"runAsUser":65532,"seccompProfile":{"type":"RuntimeDefault"}}`},
+		{c + "securityContext.runAsUser=1", deployment, "{" + agent + ".securityContext}", `{"runAsUser":1}`},
+		{c + "podDisruptionBudget.enabled=true", "PodDisruptionBudget/spiderpool-controller", "{.spec.minAvailable}", "1"},
+		{c + "podDisruptionBudget.enabled=true," + c + "podDisruptionBudget.minAvailable=50%", "PodDisruptionBudget/spiderpool-controller", "{.spec.minAvailable}", "50%"},
+		{"", deployment, env("SPIDERPOOL_HEALTH_PORT") + " {" + agent + ".ports[*].containerPort}", "5720 5720 5722"},
+		{c + "healthChecking.port=6", deployment, env("SPIDERPOOL_HEALTH_PORT") + " {" + agent + ".ports[0].containerPort}", "6 6"},
+		{c + "httpPort=7", deployment, env("SPIDERPOOL_HEALTH_PORT") + " {" + agent + ".ports[0].containerPort}", "7 7"},
+		{"", deployment, "{" + agent + ".startupProbe}", `{"failureThreshold":30,"httpGet":{"path":"/v1/runtime/startup","port":"health"},"periodSeconds":2}`},
+		{c + "healthChecking.startupProbe.failureThreshold=8," + c + "healthChecking.startupProbe.periodSeconds=9", deployment, "{" + agent + ".startupProbe.failureThreshold} {" + agent + ".startupProbe.periodSeconds}", "8 9"},
+		{c + "healthChecking.livenessProbe.failureThreshold=8," + c + "healthChecking.livenessProbe.periodSeconds=9", deployment, "{" + agent + ".livenessProbe.failureThreshold} {" + agent + ".livenessProbe.periodSeconds}", "8 9"},
+		{c + "healthChecking.readinessProbe.failureThreshold=8," + c + "healthChecking.readinessProbe.periodSeconds=9", deployment, "{" + agent + ".readinessProbe.failureThreshold} {" + agent + ".readinessProbe.periodSeconds}", "8 9"},
+		{c + "webhookPort=6", deployment, env("SPIDERPOOL_WEBHOOK_PORT") + " {" + agent + ".ports[1].containerPort}", "6 6"},
+		{c + "webhookPort=6", "Service/spiderpool-controller", "{.spec.ports[0].port}", "6"},
+		{c + "webhookPort=6", webhook, "{.webhooks[0].clientConfig.service.port}", "6"},
+		{"", webhook, "{.webhooks[*].name}", "spidersubnet.spiderpool.spidernet.io spiderippool.spiderpool.spidernet.io spiderreservedip.spiderpool.spidernet.io"},
+		{c + "enableValidatingResourcesDeletedWebhook=true", webhook, "{.webhooks[3].name}", "deletion.spidersubnet.spiderpool.spidernet.io"},
+		{c + "enableValidatingResourcesDeletedWebhook=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: true\n"},
+		{"ipam.spiderSubnet.enable=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\nenableSpiderSubnet: false\n"},
+		{metrics, deployment, env("SPIDERPOOL_ENABLED_METRIC") + " " + env("SPIDERPOOL_METRIC_HTTP_PORT") + " " + env("SPIDERPOOL_ENABLED_DEBUG_METRIC") + " {" + agent + ".ports[2].containerPort}", "true 5721 false 5721"},
+		{metrics + "," + c + "prometheus.port=6," + c + "prometheus.enabledDebugMetric=true", deployment, env("SPIDERPOOL_METRIC_HTTP_PORT") + " " + env("SPIDERPOOL_ENABLED_DEBUG_METRIC"), "6 true"},
+		{metrics, "Service/spiderpool-controller", "{.spec.ports[*].port}", "5722 5721"},
+		{metrics + "," + c + "prometheus.serviceMonitor.install=true", "ServiceMonitor/spiderpool-controller", "{.spec.endpoints[*].port}", "metrics"},
+		{c + "debug.logLevel=debug", deployment, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
+		{c + "debug.gopsPort=0", deployment, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "0"},
+
+		{"", deployment, env("SPIDERPOOL_TLS_METHOD") + " " + env("SPIDERPOOL_TLS_SECRET_NAME") + " " + env("SPIDERPOOL_TLS_CA_DAYS") + " " + env("SPIDERPOOL_TLS_CERT_DAYS"), "auto " + secret + " 3650 365"},
+		{"", deployment, env("SPIDERPOOL_CLUSTER_DNS_DOMAIN") + env("SPIDERPOOL_TLS_EXTRA_DNS_NAMES"), "cluster.local"},
+		{"global.clusterDnsDomain=k," + c + "tls.auto.extraDnsNames={a,b}", deployment, env("SPIDERPOOL_CLUSTER_DNS_DOMAIN") + " " + env("SPIDERPOOL_TLS_EXTRA_DNS_NAMES"), "k a,b"},
+		{c + "tls.auto.caExpiration=9," + c + "tls.auto.certExpiration=3", deployment, env("SPIDERPOOL_TLS_CA_DAYS") + " " + env("SPIDERPOOL_TLS_CERT_DAYS"), "9 3"},
+		{c + "name=x", "Deployment/x", env("SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME"), "x"},
+		{c + "tls.method=provided", deployment, env("SPIDERPOOL_TLS_METHOD"), "auto"},
+		{c + "tls.secretName=x", deployment, env("SPIDERPOOL_TLS_SECRET_NAME"), "x"},
+		{given, deployment, env("SPIDERPOOL_TLS_METHOD") + " {" + agent + ".args[2:4]} {.spec.template.spec.volumes[?(@.name==\"tls\")].secret.secretName}", "provided --tls-server-cert=/etc/tls/tls.crt --tls-server-key=/etc/tls/tls.key " + secret},
+		{given, "Secret/" + secret, "{.data} {.type}", `{"ca.crt":"Yw==","tls.crt":"YQ==","tls.key":"Yg=="} kubernetes.io/tls`},
+		{given, webhook, "{.webhooks[0].clientConfig.caBundle}", "Yw=="},
+		{"", webhook, "{.webhooks[0].clientConfig.caBundle}", ""},
+		{manager, deployment, env("SPIDERPOOL_TLS_METHOD"), "certmanager"},
+		{manager, webhook, `{.metadata.annotations.cert-manager\.io/inject-ca-from}`, "net/spiderpool-controller"},
+		{manager, "Certificate/spiderpool-controller", "{.spec.secretName} {.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[0]}", secret + " 8760h spiderpool-controller spiderpool-controller.net.svc"},
+		{manager + "," + c + "name=x," + c + "tls.secretName=why,global.clusterDnsDomain=k", "Certificate/x", "{.spec.secretName} {.spec.issuerRef.name} {.spec.dnsNames}", `why x ["x.net.svc","x.net.svc.k","x.net","x"]`},
+		{manager, "Issuer/spiderpool-controller", "{.spec.ca.secretName}", "spiderpool-controller-ca"},
+		{manager, "Certificate/spiderpool-controller-ca", "{.spec.privateKey.rotationPolicy} {.spec.issuerRef.name}", "Never spiderpool-controller-self-signed"},
+		{c + "tls.secretName=why", "Role/spiderpool-controller", "{.rules[0].resourceNames} {.rules[4].resourceNames}", `["why"] ["spiderpool-controller"]`},
+		{manager + "," + c + "tls.certmanager.certValidityDuration=2," + c + "tls.certmanager.issuerName=i," + c + "tls.certmanager.extraDnsNames={a}," + c + "tls.certmanager.extraIPAddresses={10.0.0.1}",
+			"Certificate/spiderpool-controller", "{.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[4]} {.spec.ipAddresses}", `48h i a ["10.0.0.1"]`},
+
+		{"", deployment, env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME") + env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_NAME"), ""},
+		{"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200},clusterDefaultPool.ipv4Gateway=172.20.0.1", deployment,
+			env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_SUBNET") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGES") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_GATEWAY"),
+			`default-v4-ippool 172.20.0.0/16 ["172.20.0.10-172.20.0.200"] 172.20.0.1`},
+		{"clusterDefaultPool.installIPv6IPPool=true,clusterDefaultPool.ipv6Subnet=fd00::/112,clusterDefaultPool.ipv6IPPoolName=x,clusterDefaultPool.ipv6SubnetName=y", deployment,
+			env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_NAME") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_SUBNET") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV6_SUBNET_NAME"), "x fd00::/112 y"},
 	} {
 		t.Run(tt.set+" "+tt.path, func(t *testing.T) {
 			got, err := template(t, "--set="+tt.set)
@@ -277,6 +387,9 @@ var crds = []string{
 
 func TestWhatIsRendered(t *testing.T) {
 	always := append([]string{
+		"ClusterRole/spiderpool-controller", "ClusterRoleBinding/spiderpool-controller", "Role/spiderpool-controller", "RoleBinding/spiderpool-controller",
+		"Deployment/spiderpool-controller", "Service/spiderpool-controller", "ServiceAccount/spiderpool-controller",
+		"MutatingWebhookConfiguration/spiderpool-controller", "ValidatingWebhookConfiguration/spiderpool-controller",
 		"ClusterRole/spiderpool-agent", "ClusterRoleBinding/spiderpool-agent", "ConfigMap/spiderpool-conf", "DaemonSet/spiderpool-agent",
 		"FlowSchema/spiderpool-claims", "PriorityLevelConfiguration/spiderpool-claims",
 		"ValidatingAdmissionPolicy/spiderendpoints.spiderpool.spidernet.io", "ValidatingAdmissionPolicyBinding/spiderendpoints.spiderpool.spidernet.io",
@@ -300,8 +413,11 @@ func TestWhatIsRendered(t *testing.T) {
 		// As existing manuals install.
 		{"--set=spiderpoolController.tls.method=provided,spiderpoolController.tls.provided.tlsCert=YQ==,spiderpoolController.tls.provided.tlsKey=YQ==,spiderpoolController.tls.provided.tlsCa=YQ==,feature.enableIPv4=true,feature.enableIPv6=true," +
 			"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.installIPv6IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200}," +
-			"clusterDefaultPool.ipv6Subnet=fd00::/112,clusterDefaultPool.ipv6IPRanges={fd00::10-fd00::200}", []string{account, quota}},
-		{"--set=ipam=null,feature.gc=null,clusterDefaultPool=null,spiderpoolController=null,global.cniBinHostPath=null,spiderpoolAgent.httpPort=null,spiderpoolAgent.nodeSelector=null", []string{account, quota}},
+			"clusterDefaultPool.ipv6Subnet=fd00::/112,clusterDefaultPool.ipv6IPRanges={fd00::10-fd00::200}", []string{account, quota, "Secret/spiderpool-controller-server-certs"}},
+		{"--set=spiderpoolController.tls.method=certmanager", []string{account, quota, "Certificate/spiderpool-controller", "Certificate/spiderpool-controller-ca", "Issuer/spiderpool-controller", "Issuer/spiderpool-controller-self-signed"}},
+		{"--set=spiderpoolController.tls.method=certmanager,spiderpoolController.tls.certmanager.issuerName=i", []string{account, quota, "Certificate/spiderpool-controller"}},
+		{"--set=spiderpoolController.podDisruptionBudget.enabled=true", []string{account, quota, "PodDisruptionBudget/spiderpool-controller"}},
+		{"--set=ipam=null,feature.gc=null,global.cniBinHostPath=null,spiderpoolAgent.httpPort=null,spiderpoolAgent.nodeSelector=null", []string{account, quota}},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			got, err := template(t, strings.Fields(tt.args)...)
@@ -318,13 +434,13 @@ func TestWhatIsRendered(t *testing.T) {
 
 // TestCommonMetadata: the common labels and annotations are on every object, and in no selector.
 func TestCommonMetadata(t *testing.T) {
-	got, err := template(t, "--set=global.commonLabels.team=net,global.commonAnnotations.note=x,spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.serviceAccount.annotations.note=own")
+	got, err := template(t, "--set=spiderpoolController.tls.method=certmanager,spiderpoolController.podDisruptionBudget.enabled=true,spiderpoolController.prometheus.enabled=true,spiderpoolController.prometheus.serviceMonitor.install=true,global.commonLabels.team=net,global.commonAnnotations.note=x,spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.serviceAccount.annotations.note=own")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, o := range got {
 		want := "x"
-		if o.GetKind() == "ServiceAccount" {
+		if name == "ServiceAccount/spiderpool-agent" {
 			want = "own"
 		}
 		if o.GetLabels()["team"] != "net" || o.GetAnnotations()["note"] != want {
@@ -380,6 +496,9 @@ func TestRefusedValues(t *testing.T) {
 		{"spiderpoolAgent.debug.gopsPort=65536", "/spiderpoolAgent/debug/gopsPort"},
 		{"spiderpoolAgent.prometheus.serviceMonitor.enabled=true", "enabled"},
 		{"spiderpoolController.tls.provided.cert=a", "cert"},
+		{"spiderpoolController.tls.method=provided,spiderpoolController.tls.provided.tlsCa=YQ==", "only tlsCa is set"},
+		{"clusterDefaultPool.installIPv6IPPool=true", "clusterDefaultPool.ipv6Subnet is empty"},
+		{"spiderpoolController.tls.method=self", "/spiderpoolController/tls/method"},
 		{"multus.enabled=true", "multus"},
 		{"feature.networkMode=sdn", "/feature/networkMode"},
 		{"spiderpoolAgent.debug.logLevel=loud", "/spiderpoolAgent/debug/logLevel"},
@@ -415,7 +534,6 @@ func TestNotes(t *testing.T) {
 		broken      = "WARNING: these values are on, and this version does not keep what they promise:"
 		statefulSet = "  enableStatefulSet: pods of a StatefulSet get new addresses when they are made anew"
 		idle        = "These values are known and have no effect in this version:"
-		pools       = "no pools are made; make them as in 1"
 		collection  = "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
 	)
 	for _, tt := range []struct {
@@ -430,16 +548,19 @@ func TestNotes(t *testing.T) {
 			broken, "  enableGatewayDetection: a pod starts though its gateway may not answer",
 			"  enableIPConflictDetection: a pod gets its address though another machine may use it",
 		}},
-		{"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200}", []string{broken, statefulSet, idle, "  clusterDefaultPool: " + pools}},
-		{"feature.enableStatefulSet=false,spiderpoolController.tls.provided.tlsKey=secret", []string{idle, "  spiderpoolController: there is no controller yet"}},
-		{"feature.enableStatefulSet=false,spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  feature.gc: " + collection, "  spiderpoolInit: " + pools}},
-		{"feature.enableStatefulSet=false,ipam.gc.enabled=true,ipam.spiderSubnet.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
+		{"feature.enableStatefulSet=false,spiderpoolController.replicas=2,spiderpoolController.tls.auto.certExpiration=9", nil},
+		{"feature.enableStatefulSet=false,spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
+			"  spiderpoolController.cleanup: nothing is left that a removal of the chart would have to clean up",
+			"  spiderpoolController.cliPort: spiderpoolctl asks the Kubernetes API",
+			"  spiderpoolController.prometheus.prometheusRule: no alerts are brought yet",
+		}},
+		{"feature.enableStatefulSet=false,spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  feature.gc: " + collection, "  spiderpoolInit: the controller makes the default pools"}},
+		{"feature.enableStatefulSet=false,ipam.gc.enabled=true,ipam.spiderSubnet.autoPool.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
 			idle, "  ipam.enableCleanOutdatedEndpoint: a SpiderEndpoint goes with its pod", "  ipam.gc: " + collection,
-			"  ipam.spiderSubnet: no pools are made for applications yet",
+			"  ipam.spiderSubnet.autoPool: no pools are made for applications yet",
 		}},
 		{"feature.enableStatefulSet=false,global.clusterDnsDomain=x,spiderpoolAgent.prometheus.prometheusRule.install=true,spiderpoolAgent.prometheus.enabledDebugMetric=true", []string{
-			idle, "  global.clusterDnsDomain: nothing needs the name of a Service yet",
-			"  spiderpoolAgent.prometheus.enabledDebugMetric: there are no metrics of single pools yet",
+			idle, "  spiderpoolAgent.prometheus.enabledDebugMetric: there are no metrics of single pools yet",
 			"  spiderpoolAgent.prometheus.prometheusRule: no alerts are brought yet",
 		}},
 	} {

@@ -28,6 +28,68 @@ app.kubernetes.io/component: {{ .Values.spiderpoolAgent.name }}
 app.kubernetes.io/component: {{ .Values.spiderpoolAgent.name }}
 {{- end -}}
 
+{{- /* Labels by which the controller's pods are selected; they never change. */ -}}
+{{- define "spiderpool.controller.selector" -}}
+app.kubernetes.io/name: {{ include "spiderpool.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: {{ .Values.spiderpoolController.name }}
+{{- end -}}
+
+{{- /* Labels of the controller's objects. */ -}}
+{{- define "spiderpool.controller.labels" -}}
+{{ include "spiderpool.labels" . }}
+app.kubernetes.io/component: {{ .Values.spiderpoolController.name }}
+{{- end -}}
+
+{{- define "spiderpool.controller.healthPort" -}}
+{{- default .Values.spiderpoolController.healthChecking.port .Values.spiderpoolController.httpPort -}}
+{{- end -}}
+
+{{- /* How the controller comes by its certificate. Existing installations write "provided", as their chart had it by default,
+       also where they provide nothing. */ -}}
+{{- define "spiderpool.controller.tlsMethod" -}}
+{{- $tls := .Values.spiderpoolController.tls -}}
+{{- $given := list -}}
+{{- range $key := list "tlsCert" "tlsKey" "tlsCa" -}}
+{{- if index $tls.provided $key }}{{ $given = append $given $key }}{{ end -}}
+{{- end -}}
+{{- if ne $tls.method "provided" -}}
+{{- $tls.method -}}
+{{- else if eq (len $given) 3 -}}
+provided
+{{- else if $given -}}
+{{- fail (printf "spiderpoolController.tls.method is provided, and of tls.provided.tlsCert, tlsKey and tlsCa only %s is set: set all three, or tls.method=auto" (join ", " $given)) -}}
+{{- else -}}
+auto
+{{- end -}}
+{{- end -}}
+
+{{- /* The default pools that the controller makes, as variables of its environment. */ -}}
+{{- define "spiderpool.defaultPoolEnv" -}}
+{{- $values := .Values.clusterDefaultPool -}}
+{{- range $family := list "IPv4" "IPv6" -}}
+{{- $key := lower $family -}}
+{{- if index $values (printf "install%sIPPool" $family) -}}
+{{- $subnet := index $values (printf "%sSubnet" $key) -}}
+{{- if not $subnet -}}
+{{- fail (printf "clusterDefaultPool.install%sIPPool is true and clusterDefaultPool.%sSubnet is empty: set it" $family $key) -}}
+{{- end }}
+- name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_NAME
+  value: {{ index $values (printf "%sIPPoolName" $key) | quote }}
+- name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_SUBNET
+  value: {{ $subnet | quote }}
+- name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_IPRANGES
+  value: {{ index $values (printf "%sIPRanges" $key) | toJson | quote }}
+- name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_GATEWAY
+  value: {{ index $values (printf "%sGateway" $key) | quote }}
+{{- with index $values (printf "%sSubnetName" $key) }}
+- name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_SUBNET_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- /* Annotations of an object: its own over the common ones. Call: (list $ own) */ -}}
 {{- define "spiderpool.annotations" -}}
 {{- $common := deepCopy (default dict (index . 0).Values.global.commonAnnotations) -}}
@@ -107,16 +169,16 @@ capabilities:
 {{- /* A line for each value that is known from existing installations, is set, and is not served yet. */ -}}
 {{- define "spiderpool.noEffect" -}}
 {{- range $path, $why := dict
-  "clusterDefaultPool" "no pools are made; make them as in 1"
   "feature.gc" "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
-  "global.clusterDnsDomain" "nothing needs the name of a Service yet"
   "ipam.enableCleanOutdatedEndpoint" "a SpiderEndpoint goes with its pod"
   "ipam.gc" "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
-  "ipam.spiderSubnet" "no pools are made for applications yet"
+  "ipam.spiderSubnet.autoPool" "no pools are made for applications yet"
   "spiderpoolAgent.prometheus.enabledDebugMetric" "there are no metrics of single pools yet"
   "spiderpoolAgent.prometheus.prometheusRule" "no alerts are brought yet"
-  "spiderpoolController" "there is no controller yet"
-  "spiderpoolInit" "no pools are made; make them as in 1" }}
+  "spiderpoolController.cleanup" "nothing is left that a removal of the chart would have to clean up"
+  "spiderpoolController.cliPort" "spiderpoolctl asks the Kubernetes API"
+  "spiderpoolController.prometheus.prometheusRule" "no alerts are brought yet"
+  "spiderpoolInit" "the controller makes the default pools" }}
 {{- $value := $.Values }}
 {{- range splitList "." $path }}
 {{- $value = index (default dict $value) . }}
