@@ -17,13 +17,15 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build the programs into _output/bin
-	@for program in spiderpool spiderpool-agent spiderpoolctl; do \
+	@for program in spiderpool spiderpool-agent spiderpool-controller spiderpoolctl; do \
 	  GOOS=linux GOARCH=$(ARCH) $(STATIC) -o $(OUT)/bin/$(ARCH)/$$program ./cmd/$$program || exit 1; done
 
 .PHONY: image
-image: build ## Build the agent's image into _output as an OCI archive
+image: build ## Build the images of agent and controller into _output as OCI archives
 	@go run ./build/image --name ghcr.io/spidernet-io/spiderpool/spiderpool-agent:$(VERSION) \
 	  --out $(OUT)/spiderpool-agent-$(ARCH).tar --arch $(ARCH)=$(OUT)/bin/$(ARCH) spiderpool-agent spiderpool
+	@go run ./build/image --name ghcr.io/spidernet-io/spiderpool/spiderpool-controller:$(VERSION) \
+	  --out $(OUT)/spiderpool-controller-$(ARCH).tar --arch $(ARCH)=$(OUT)/bin/$(ARCH) spiderpool-controller
 
 .PHONY: generate
 generate: ## Generate deep copies and CRDs from api/

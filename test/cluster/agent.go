@@ -15,6 +15,16 @@ import (
 // KillAgent kills the agent of a node at whatever instruction it is. The
 // kubelet starts it again.
 func (c *Cluster) KillAgent(ctx context.Context, node string) error {
+	return c.kill(ctx, node, "spiderpool-agent")
+}
+
+// KillController kills the controller on a node likewise.
+func (c *Cluster) KillController(ctx context.Context, node string) error {
+	return c.kill(ctx, node, "spiderpool-controller")
+}
+
+// kill kills the daemon of a program that runs in the network of a node.
+func (c *Cluster) kill(ctx context.Context, node, program string) error {
 	want, err := output(c.NodeCommand(ctx, node, "readlink", "/proc/self/ns/net"), "")
 	if err != nil {
 		return err
@@ -25,7 +35,7 @@ func (c *Cluster) KillAgent(ctx context.Context, node string) error {
 	}
 	for _, file := range files {
 		cmdline, err := os.ReadFile(file)
-		if err != nil || !bytes.HasPrefix(cmdline, []byte("spiderpool-agent\x00daemon")) {
+		if err != nil || !bytes.HasPrefix(cmdline, []byte(program+"\x00daemon")) {
 			continue // ended meanwhile, or something else
 		}
 		dir := filepath.Dir(file)
@@ -38,5 +48,5 @@ func (c *Cluster) KillAgent(ctx context.Context, node string) error {
 		}
 		return unix.Kill(pid, unix.SIGKILL)
 	}
-	return fmt.Errorf("no agent runs on %s", node)
+	return fmt.Errorf("no %s runs on %s", program, node)
 }

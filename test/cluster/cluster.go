@@ -35,7 +35,7 @@ type Cluster struct {
 // ready. values are further --set arguments of the chart. If it fails, nothing
 // is left behind.
 func Start(ctx context.Context, c lab.Config, values ...string) (*Cluster, error) {
-	archive, err := image(ctx, c.Out)
+	archives, err := images(ctx, c.Out)
 	if err != nil {
 		return nil, err
 	}
@@ -44,21 +44,24 @@ func Start(ctx context.Context, c lab.Config, values ...string) (*Cluster, error
 		return nil, err
 	}
 	out := &Cluster{Lab: l, Out: c.Out}
-	if err := out.install(ctx, archive, values); err != nil {
+	if err := out.install(ctx, archives, values); err != nil {
 		_ = l.Down(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	return out, nil
 }
 
-// image makes the agent's image and returns its archive.
-func image(ctx context.Context, out io.Writer) (string, error) {
+// images makes the images of agent and controller and returns their archives.
+func images(ctx context.Context, out io.Writer) (archives []string, err error) {
 	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "image")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = root(), out, out
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("make image: %w", err)
+		return nil, fmt.Errorf("make image: %w", err)
 	}
-	return filepath.Join(root(), "_output", "spiderpool-agent-"+runtime.GOARCH+".tar"), nil
+	for _, program := range []string{"spiderpool-agent", "spiderpool-controller"} {
+		archives = append(archives, filepath.Join(root(), "_output", program+"-"+runtime.GOARCH+".tar"))
+	}
+	return archives, nil
 }
 
 // root is the top of the source tree.
@@ -67,7 +70,7 @@ func root() string {
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }
 
-func (c *Cluster) install(ctx context.Context, archive string, values []string) error {
+func (c *Cluster) install(ctx context.Context, archives, values []string) error {
 	scheme := apiclient.Scheme()
 	for _, add := range []func(*kruntime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -78,8 +81,10 @@ func (c *Cluster) install(ctx context.Context, archive string, values []string) 
 	if c.Client, err = client.New(c.API.Config(), client.Options{Scheme: scheme}); err != nil {
 		return err
 	}
-	if err := c.LoadImage(ctx, archive); err != nil {
-		return err
+	for _, archive := range archives {
+		if err := c.LoadImage(ctx, archive); err != nil {
+			return err
+		}
 	}
 	args := []string{"install", "spiderpool", filepath.Join(root(), "charts", "spiderpool"), "--namespace", "kube-system", "--wait", "--timeout", "5m"}
 	for _, v := range values {
@@ -95,12 +100,13 @@ func (c *Cluster) install(ctx context.Context, archive string, values []string) 
 	return c.WaitReady(ctx)
 }
 
-// diagnosis says how the agents are, for the message of a failed installation.
+// diagnosis says how agents and controller are, for the message of a failed installation.
 func (c *Cluster) diagnosis(ctx context.Context) string {
 	pods, _ := c.Kubectl(ctx, "-n", "kube-system", "get", "pods", "-o", "wide")
 	events, _ := c.Kubectl(ctx, "-n", "kube-system", "get", "events", "--sort-by=.lastTimestamp")
-	logs, _ := c.Kubectl(ctx, "-n", "kube-system", "logs", "daemonset/spiderpool-agent", "--all-containers", "--tail=30")
-	return pods + events + logs
+	agent, _ := c.Kubectl(ctx, "-n", "kube-system", "logs", "daemonset/spiderpool-agent", "--all-containers", "--tail=30")
+	controller, _ := c.Kubectl(ctx, "-n", "kube-system", "logs", "deployment/spiderpool-controller", "--tail=30")
+	return pods + events + agent + controller
 }
 
 // Helm runs helm on the cluster and returns what it printed.

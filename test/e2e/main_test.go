@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/spidernet-io/spiderpool/test/cluster"
 	"github.com/spidernet-io/spiderpool/test/lab"
 )
@@ -25,10 +28,11 @@ const patience = 3 * time.Minute
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	ctrllog.SetLogger(logr.Discard()) // the API server warns of the form of our finalizer at every pool
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	c, err := cluster.Start(ctx, lab.Config{Name: "e2e", Nodes: 3, Out: os.Stderr}, "spiderpoolAgent.prometheus.enabled=true")
+	c, err := cluster.Start(ctx, lab.Config{Name: "e2e", Nodes: 3, Out: os.Stderr}, "spiderpoolAgent.prometheus.enabled=true", "spiderpoolController.replicas=2")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
