@@ -5,13 +5,13 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -75,7 +75,7 @@ func Setup(mgr manager.Manager, o Options) error {
 	}
 	c, err := controller.New("ippool", mgr, controller.Options{
 		Reconciler: s, MaxConcurrentReconciles: workers,
-		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+		RateLimiter: retries(),
 	})
 	if err != nil {
 		return fmt.Errorf("make the controller of pools: %w", err)
@@ -83,7 +83,12 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err := c.Watch(&sources{append(s.sources(watches), &heldSource{watching, s.usage}), s.inventory.complete}); err != nil {
 		return fmt.Errorf("register the watches: %w", err)
 	}
-	return nil
+	return errors.Join(addSubnets(mgr, watches, o), addReservations(mgr, watches, o))
+}
+
+// retries is the pause after a look that failed.
+func retries() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry)
 }
 
 // sources are watches that count only together.
@@ -124,9 +129,9 @@ func (s *status) sources(watches cache.Cache) []source.SyncingSource {
 			func(o *v2beta1.SpiderReservedIP) []string { return i.dropReserved(o.Name) })),
 		source.Kind(watches, &corev1.Node{}, on(i.setNode,
 			func(o *corev1.Node) []string { return i.dropNode(o.Name) })),
-		source.Kind(watches, subnetMetadata(), on(
-			func(o *metav1.PartialObjectMetadata) []string { i.setSubnet(o.Name); return nil },
-			func(o *metav1.PartialObjectMetadata) []string { i.dropSubnet(o.Name); return nil })),
+		source.Kind(watches, &v2beta1.SpiderSubnet{}, on(
+			func(o *v2beta1.SpiderSubnet) []string { i.setSubnet(o.Name); return nil },
+			func(o *v2beta1.SpiderSubnet) []string { i.dropSubnet(o.Name); return nil })),
 	}
 }
 

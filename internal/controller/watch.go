@@ -42,13 +42,6 @@ func enqueue(q workqueue.TypedRateLimitingInterface[reconcile.Request], priority
 	}
 }
 
-// subnetMetadata is what is watched of SpiderSubnets: their number is all that is asked for.
-func subnetMetadata() *metav1.PartialObjectMetadata {
-	m := &metav1.PartialObjectMetadata{}
-	m.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderSubnet"))
-	return m
-}
-
 // newCache prepares the leader's watches of everything but SpiderIPs, of which
 // it keeps less than a cache would.
 func newCache(mgr manager.Manager, o Options) (cache.Cache, error) {

@@ -1,0 +1,131 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// namesTold is how many pools the Event of a SpiderSubnet names that waits for them.
+const namesTold = 3
+
+// subnets gives SpiderSubnets what admission adds, if they were stored without, and lets those go that are deleted once they
+// have no pools any more.
+type subnets struct {
+	Options
+	watched client.Reader
+}
+
+// addSubnets registers the controller of SpiderSubnets.
+func addSubnets(mgr manager.Manager, watches cache.Cache, o Options) error {
+	s := &subnets{Options: o, watched: watches}
+	c, err := controller.New("subnet", mgr, controller.Options{Reconciler: s, RateLimiter: retries()})
+	if err != nil {
+		return fmt.Errorf("make the controller of subnets: %w", err)
+	}
+	for _, watch := range []source.Source{
+		source.Kind(watches, &v2beta1.SpiderSubnet{}, &handler.TypedEnqueueRequestForObject[*v2beta1.SpiderSubnet]{}),
+		source.Kind(watches, &v2beta1.SpiderIPPool{}, handler.TypedEnqueueRequestForOwner[*v2beta1.SpiderIPPool](
+			mgr.GetScheme(), mgr.GetRESTMapper(), &v2beta1.SpiderSubnet{}, handler.OnlyControllerOwner())),
+	} {
+		if err := c.Watch(watch); err != nil {
+			return fmt.Errorf("register a watch: %w", err)
+		}
+	}
+	return nil
+}
+
+// Reconcile looks at one SpiderSubnet.
+func (s *subnets) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	o := &v2beta1.SpiderSubnet{}
+	if err := s.watched.Get(ctx, req.NamespacedName, o); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	changed := o.DeepCopy()
+	switch {
+	case o.DeletionTimestamp != nil:
+		pools, err := s.poolsOf(ctx, o)
+		if err != nil || !controllerutil.RemoveFinalizer(changed, v2beta1.Finalizer) {
+			return reconcile.Result{}, err
+		}
+		if len(pools) > 0 {
+			s.Events.Eventf(o, corev1.EventTypeNormal, "Deleting", "it goes when its pools are gone: %s", few(pools))
+			return reconcile.Result{}, nil // the last pool wakes it
+		}
+	case pool.DefaultSubnet(changed):
+		s.Events.Event(o, corev1.EventTypeWarning, "NotAdmitted", "it was stored without the webhook of Spiderpool, which may have refused it: "+
+			"finalizer, label and ipVersion are added now; see whether it overlaps another SpiderSubnet")
+	default:
+		return reconcile.Result{}, nil
+	}
+	err := s.Live.Patch(ctx, changed, client.MergeFromWithOptions(o, client.MergeFromWithOptimisticLock{}))
+	return reconcile.Result{}, client.IgnoreNotFound(err)
+}
+
+// poolsOf reads the names of the pools that belong to a SpiderSubnet.
+func (s *subnets) poolsOf(ctx context.Context, o *v2beta1.SpiderSubnet) (names []string, err error) {
+	var all metav1.PartialObjectMetadataList
+	all.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPPoolList"))
+	if err := s.Live.List(ctx, &all); err != nil {
+		return nil, fmt.Errorf("list the SpiderIPPools: %w", err)
+	}
+	for i := range all.Items {
+		if p := &all.Items[i]; metav1.IsControlledBy(p, o) || p.Labels[v2beta1.LabelOwnerSpiderSubnet] == o.Name {
+			names = append(names, p.Name)
+		}
+	}
+	return names, nil
+}
+
+func few(names []string) string {
+	if more := len(names) - namesTold; more > 0 {
+		return strings.Join(names[:namesTold], ", ") + fmt.Sprintf(" and %d more", more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// reservations gives SpiderReservedIPs what admission adds, if they were stored without.
+type reservations struct {
+	Options
+	watched client.Reader
+}
+
+// addReservations registers the controller of SpiderReservedIPs.
+func addReservations(mgr manager.Manager, watches cache.Cache, o Options) error {
+	c, err := controller.New("reservedip", mgr, controller.Options{Reconciler: &reservations{o, watches}, RateLimiter: retries()})
+	if err == nil {
+		err = c.Watch(source.Kind(watches, &v2beta1.SpiderReservedIP{}, &handler.TypedEnqueueRequestForObject[*v2beta1.SpiderReservedIP]{}))
+	}
+	if err != nil {
+		return fmt.Errorf("make the controller of reservations: %w", err)
+	}
+	return nil
+}
+
+// Reconcile looks at one SpiderReservedIP.
+func (r *reservations) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	o := &v2beta1.SpiderReservedIP{}
+	if err := r.watched.Get(ctx, req.NamespacedName, o); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	changed := o.DeepCopy()
+	if !pool.DefaultReserved(changed) {
+		return reconcile.Result{}, nil
+	}
+	err := r.Live.Patch(ctx, changed, client.MergeFromWithOptions(o, client.MergeFromWithOptimisticLock{}))
+	return reconcile.Result{}, client.IgnoreNotFound(err)
+}
