@@ -86,11 +86,11 @@ func (c *Cluster) install(ctx context.Context, archives, values []string) error 
 			return err
 		}
 	}
-	args := []string{"install", "spiderpool", filepath.Join(root(), "charts", "spiderpool"), "--namespace", "kube-system", "--wait", "--timeout", "5m"}
+	var set []string
 	for _, v := range values {
-		args = append(args, "--set", v)
+		set = append(set, "--set", v)
 	}
-	if text, err := c.Helm(ctx, args...); err != nil {
+	if text, err := c.release(ctx, "install", set...); err != nil {
 		return fmt.Errorf("%w\n%s\n%s", err, text, c.diagnosis(ctx))
 	}
 	conf := lab.MacvlanConflist("1.0.0", "underlay", lab.Segments[0], map[string]any{"type": "spiderpool"})
@@ -98,6 +98,15 @@ func (c *Cluster) install(ctx context.Context, archives, values []string) error 
 		return err
 	}
 	return c.WaitReady(ctx)
+}
+
+// Upgrade upgrades the release with further arguments of helm, waits until it runs, and returns what helm printed.
+func (c *Cluster) Upgrade(ctx context.Context, args ...string) (string, error) {
+	return c.release(ctx, "upgrade", args...)
+}
+
+func (c *Cluster) release(ctx context.Context, verb string, args ...string) (string, error) {
+	return c.Helm(ctx, append([]string{verb, "spiderpool", filepath.Join(root(), "charts", "spiderpool"), "--namespace", "kube-system", "--wait", "--timeout", "5m"}, args...)...)
 }
 
 // diagnosis says how agents and controller are, for the message of a failed installation.

@@ -26,27 +26,13 @@ const (
 	wait  = "180s"
 )
 
-const pools = `
-apiVersion: spiderpool.spidernet.io/v2beta1
-kind: SpiderIPPool
-metadata: {name: demo-v4}
-spec:
-  ipVersion: 4
-  subnet: 172.20.0.0/16
-  ips: ["172.20.0.10-172.20.0.200"]
-  gateway: 172.20.0.1
-  default: true
----
-apiVersion: spiderpool.spidernet.io/v2beta1
-kind: SpiderIPPool
-metadata: {name: demo-v6}
-spec:
-  ipVersion: 6
-  subnet: fd00:172:20::/64
-  ips: ["fd00:172:20::10-fd00:172:20::ffff:ffff"]
-  gateway: fd00:172:20::1
-  default: true
-`
+// pools are the values by which the chart brings a default pool of each family.
+var pools = []string{
+	"clusterDefaultPool.installIPv4IPPool=true", "clusterDefaultPool.ipv4Subnet=172.20.0.0/16",
+	"clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200}", "clusterDefaultPool.ipv4Gateway=172.20.0.1",
+	"clusterDefaultPool.installIPv6IPPool=true", "clusterDefaultPool.ipv6Subnet=fd00:172:20::/64",
+	"clusterDefaultPool.ipv6IPRanges={fd00:172:20::10-fd00:172:20::ffff:ffff}", "clusterDefaultPool.ipv6Gateway=fd00:172:20::1",
+}
 
 const deployment = `
 apiVersion: apps/v1
@@ -80,7 +66,7 @@ func main() {
 // demo runs all acts and takes the lab down whatever happens; it returns the
 // last line.
 func demo(ctx context.Context, out io.Writer) (line string, err error) {
-	c, err := cluster.Start(ctx, lab.Config{Name: "demo", Nodes: 2, Out: out})
+	c, err := cluster.Start(ctx, lab.Config{Name: "demo", Nodes: 2, Out: out}, pools...)
 	if err != nil {
 		return "", fmt.Errorf("%w\nlook at the messages above; 'make lab-up' starts the same cluster without the product", err)
 	}
@@ -116,15 +102,18 @@ func demo(ctx context.Context, out io.Writer) (line string, err error) {
 	return fmt.Sprintf("demo ok: pods=%d addresses=%d duplicates=%d ping=ok", audit.Pods, audit.Addresses, len(audit.Duplicates)), nil
 }
 
-// start makes the pools and the pods, and shows them.
+// start waits for the pools, makes the pods, and shows them.
 func start(ctx context.Context, c *cluster.Cluster) error {
-	if err := c.Apply(ctx, pools); err != nil {
+	if err := counts(ctx, c, 0); err != nil {
 		return err
 	}
 	if err := c.Apply(ctx, fmt.Sprintf(deployment, pods)); err != nil {
 		return err
 	}
 	if _, err := c.Kubectl(ctx, "rollout", "status", "deployment/web", "--timeout", wait); err != nil {
+		return err
+	}
+	if err := counts(ctx, c, pods); err != nil {
 		return err
 	}
 	for _, args := range [][]string{{"get", "spiderippools"}, {"get", "pods", "-o", "wide"}, {"get", "spiderips"}} {
@@ -136,6 +125,25 @@ func start(ctx context.Context, c *cluster.Cluster) error {
 		return err
 	}
 	return c.Show(ctx, "get", "spiderendpoints")
+}
+
+// counts waits until the status of both default pools shows so many addresses in use.
+func counts(ctx context.Context, c *cluster.Cluster, want int64) error {
+	var list v2beta1.SpiderIPPoolList
+	return eventually(ctx, func() (string, error) {
+		if err := c.List(ctx, &list); err != nil {
+			return "", err
+		}
+		if len(list.Items) != 2 {
+			return fmt.Sprintf("%d pools, want the two default ones: see the controller's log", len(list.Items)), nil
+		}
+		for _, p := range list.Items {
+			if used := p.Status.AllocatedIPCount; used == nil || *used != want {
+				return fmt.Sprintf("pool %s does not show %d addresses in use: %+v", p.Name, want, p.Status), nil
+			}
+		}
+		return "", nil
+	})
 }
 
 // endpoints waits for the endpoints, which are written after pods were answered.
@@ -170,8 +178,13 @@ func scaleDown(ctx context.Context, c *cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Show(ctx, "get", "spiderips"); err != nil {
+	if err := counts(ctx, c, fewer); err != nil {
 		return err
+	}
+	for _, args := range [][]string{{"get", "spiderips"}, {"get", "spiderippools"}} {
+		if err := c.Show(ctx, args...); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(c.Out, "\n%d addresses are free again\n\n", 2*(pods-fewer))
 	return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -352,6 +354,81 @@ func TestLeaderKilled(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestControllerOnPodNetwork: the controller runs with an address of Spiderpool itself instead of the host's network, and the
+// API server reaches it there.
+func TestControllerOnPodNetwork(t *testing.T) {
+	s := alone(t, 60)
+	s.upgrade(fmt.Sprintf("spiderpoolController: {hostnetwork: false, podAnnotations: {%s: '%s'}}", v2beta1.AnnotationIPPool, wants(s.v4, s.v6)))
+	restored := false
+	restore := func() {
+		restored = true
+		s.upgrade(fmt.Sprintf("spiderpoolController: {hostnetwork: true, podAnnotations: {%s: null}}", v2beta1.AnnotationIPPool))
+	}
+	defer func() {
+		if !restored {
+			restore()
+		}
+	}()
+	s.held(4)
+	e := s.editing()
+	time.Sleep(2 * time.Second)
+	e.stop()
+	t.Logf("%d edits were admitted, %d refused", e.done, e.refused)
+	if len(e.wrong) > 0 || e.failed > 0 || e.done < 10 || e.refused < 10 {
+		t.Errorf("%d edits failed, the verdict was wrong for %v", e.failed, e.wrong)
+	}
+	s.shows(s.v6, 2, 60)
+	restore()
+	s.held(0)
+}
+
+// upgrade changes values of the release.
+func (s *scenario) upgrade(values string) {
+	s.Helper()
+	file := filepath.Join(s.TempDir(), "values.yaml")
+	if err := os.WriteFile(file, []byte(values), 0o600); err != nil {
+		s.Fatal(err)
+	}
+	if text, err := s.Upgrade(s.Context(), "--reuse-values", "--values", file); err != nil {
+		s.Fatal(text, err)
+	}
+}
+
+// TestCertificatesRotated: the Secret of the certificate is deleted while pools are edited. A new authority comes, and then a
+// certificate by it, and no edit is refused for that.
+func TestCertificatesRotated(t *testing.T) {
+	s := begin(t, 60)
+	certificate := func() string {
+		text, err := s.Kubectl(t.Context(), "-n", "kube-system", "get", "secret", "spiderpool-controller-server-certs", "-o", `jsonpath={.data.tls\.crt}`)
+		if err != nil {
+			return ""
+		}
+		return text
+	}
+	was := certificate()
+	if was == "" {
+		t.Fatal("there is no certificate")
+	}
+	e := s.editing()
+	if text, err := s.Kubectl(t.Context(), "-n", "kube-system", "delete", "secret", "spiderpool-controller-server-certs"); err != nil {
+		t.Fatal(text, err)
+	}
+	began := time.Now()
+	s.eventually(func() string {
+		if now := certificate(); now == "" || now == was {
+			return "the certificate is still the one before"
+		}
+		return ""
+	})
+	took := time.Since(began)
+	time.Sleep(2 * time.Second)
+	e.stop()
+	t.Logf("another certificate after %s; %d edits were admitted, %d refused", took.Round(time.Second), e.done, e.refused)
+	if len(e.wrong) > 0 || e.failed > 0 || e.done < 10 || e.refused < 10 {
+		t.Errorf("%d edits failed, the verdict was wrong for %v", e.failed, e.wrong)
+	}
 }
 
 // leader waits for a leader other than one, and returns what it calls itself: its node, "_" and a number.
