@@ -202,15 +202,25 @@ func judgeRole(t *testing.T, c client.Client) {
 // priority level that served them.
 func judgePriority(t *testing.T, c client.Client, config *rest.Config) {
 	t.Helper()
-	var schema flowcontrolv1.FlowSchema
-	var level flowcontrolv1.PriorityLevelConfiguration
-	for _, o := range []client.Object{&schema, &level} {
-		if err := c.Get(t.Context(), client.ObjectKey{Name: "spiderpool-claims"}, o); err != nil {
-			t.Fatal(err)
+	seats := func(name string) servedBy {
+		var schema flowcontrolv1.FlowSchema
+		var level flowcontrolv1.PriorityLevelConfiguration
+		for _, o := range []client.Object{&schema, &level} {
+			if err := c.Get(t.Context(), client.ObjectKey{Name: name}, o); err != nil {
+				t.Fatal(err)
+			}
 		}
+		return servedBy{string(schema.UID), string(level.UID)}
 	}
 	const agent, ours = "system:serviceaccount:net:spiderpool-agent", "/apis/spiderpool.spidernet.io/v2beta1/"
-	claims := servedBy{string(schema.UID), string(level.UID)}
+	claims := seats("spiderpool-claims")
+	eventually(t, "what is counted has seats of its own", func() error {
+		status := seats("spiderpool-status")
+		if got := whoServes(t, config, "system:serviceaccount:net:spiderpool-controller", http.MethodPut, ours+"spiderippools/a/status"); got != status {
+			return fmt.Errorf("served by %v, want %v", got, status)
+		}
+		return nil
+	})
 	eventually(t, "claims have seats of their own", func() error {
 		if got := whoServes(t, config, agent, http.MethodPost, ours+"spiderips"); got != claims {
 			return fmt.Errorf("served by %v, want %v", got, claims)

@@ -258,6 +258,7 @@ func TestControllerValues(t *testing.T) {
 		{c + "name=x", "Deployment/x", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "x x"},
 		{c + "name=x", "Service/x", `{.spec.selector.app\.kubernetes\.io/component}`, "x"},
 		{c + "name=x", "ServiceAccount/x", "{.metadata.name}", "x"},
+		{c + "name=x", "FlowSchema/spiderpool-status", "{.spec.rules[*].subjects}", `[{"kind":"ServiceAccount","serviceAccount":{"name":"x","namespace":"net"}}]`},
 		{c + "name=x", "ClusterRoleBinding/x", "{.roleRef.kind} {.roleRef.name} {.subjects[*].name} {.subjects[*].namespace}", "ClusterRole x x net"},
 		{c + "name=x", "RoleBinding/x", "{.metadata.namespace} {.roleRef.kind} {.roleRef.name} {.subjects[*].name}", "net Role x x"},
 		{c + "name=x", "ValidatingWebhookConfiguration/x", "{.webhooks[0].clientConfig.service.name} {.webhooks[0].clientConfig.service.namespace}", "x net"},
@@ -388,6 +389,7 @@ var crds = []string{
 func TestWhatIsRendered(t *testing.T) {
 	always := append([]string{
 		"ClusterRole/spiderpool-controller", "ClusterRoleBinding/spiderpool-controller", "Role/spiderpool-controller", "RoleBinding/spiderpool-controller",
+		"FlowSchema/spiderpool-status", "PriorityLevelConfiguration/spiderpool-status",
 		"Deployment/spiderpool-controller", "Service/spiderpool-controller", "ServiceAccount/spiderpool-controller",
 		"MutatingWebhookConfiguration/spiderpool-controller", "ValidatingWebhookConfiguration/spiderpool-controller",
 		"ClusterRole/spiderpool-agent", "ClusterRoleBinding/spiderpool-agent", "ConfigMap/spiderpool-conf", "DaemonSet/spiderpool-agent",
