@@ -125,19 +125,19 @@ func TestLists(t *testing.T) {
 	}
 	entries, err := l.OfNode(ctx, "n1")
 	if err != nil || len(entries) != 3 {
-		t.Errorf("node: %v, %v", entries, err)
+		t.Errorf("node: %d entries, %v", len(entries), err)
 	}
 }
 
 // TestHeldIn: a list that comes in pages is one list.
 func TestHeldIn(t *testing.T) {
-	l := open(t, "n1")
+	l := open(t, "many")
 	const entries = heldPage + 5
 	var group sync.WaitGroup
 	for w := range 16 {
 		group.Go(func() {
 			for i := w; i < entries; i += 16 {
-				if err := l.Claim(t.Context(), entry(fmt.Sprintf("10.9.%d.%d", i/250, i%250+1), "large", "n1", "c")); err != nil {
+				if err := l.Claim(t.Context(), entry(fmt.Sprintf("10.9.%d.%d", i/250, i%250+1), "large", "many", "c")); err != nil {
 					t.Error(err)
 				}
 			}
@@ -196,7 +196,7 @@ func TestOutcome(t *testing.T) {
 
 // TestStrangeNames: an entry whose name is no address does not hide the others.
 func TestStrangeNames(t *testing.T) {
-	c := open(t, "n1").client.(client.WithWatch)
+	c := open(t, "many").client.(client.WithWatch)
 	l := New(interceptor.NewClient(c, interceptor.Funcs{
 		List: func(_ context.Context, _ client.WithWatch, l client.ObjectList, _ ...client.ListOption) error {
 			for _, name := range []string{"10.1.0.1", "10.1.0.01", "web", "10.1.0.2"} {
