@@ -328,6 +328,11 @@ func TestControllerValues(t *testing.T) {
 		{manager, webhook, `{.metadata.annotations.cert-manager\.io/inject-ca-from}`, "net/spiderpool-controller"},
 		{manager, "Certificate/spiderpool-controller", "{.spec.secretName} {.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[0]}", secret + " 8760h spiderpool-controller spiderpool-controller.net.svc"},
 		{manager + "," + c + "name=x," + c + "tls.secretName=why,global.clusterDnsDomain=k", "Certificate/x", "{.spec.secretName} {.spec.issuerRef.name} {.spec.dnsNames}", `why x ["x.net.svc","x.net.svc.k","x.net","x"]`},
+		// The Certificate fills the very Secret that the Deployment mounts.
+		{manager + "," + c + "name=x", "Certificate/x", "{.spec.secretName}", secret},
+		{manager + "," + c + "name=x", "Deployment/x", `{.spec.template.spec.volumes[?(@.name=="tls")].secret.secretName}`, secret},
+		{manager + "," + c + "name=x," + c + "tls.secretName=kube-system-spiderpool-controller", "Certificate/x", "{.spec.secretName}", "kube-system-spiderpool-controller"},
+		{manager + "," + c + "name=x", "Certificate/x-ca", "{.spec.secretName} {.spec.issuerRef.name}", "x-ca x-self-signed"},
 		{manager, "Issuer/spiderpool-controller", "{.spec.ca.secretName}", "spiderpool-controller-ca"},
 		{manager, "Certificate/spiderpool-controller-ca", "{.spec.privateKey.rotationPolicy} {.spec.issuerRef.name}", "Never spiderpool-controller-self-signed"},
 		{c + "tls.secretName=why", "Role/spiderpool-controller", "{.rules[0].resourceNames} {.rules[4].resourceNames}", `["why"] ["spiderpool-controller"]`},
