@@ -555,7 +555,7 @@ func TestNotes(t *testing.T) {
 		}},
 		{"feature.enableStatefulSet=false,spiderpoolController.replicas=2,spiderpoolController.tls.auto.certExpiration=9", nil},
 		{"feature.enableStatefulSet=false,spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
-			"  spiderpoolController.cleanup: nothing is left that a removal of the chart would have to clean up",
+			"  spiderpoolController.cleanup: pools stay when this chart is removed: delete them before, see docs/controller.md",
 			"  spiderpoolController.cliPort: spiderpoolctl asks the Kubernetes API",
 			"  spiderpoolController.prometheus.prometheusRule: no alerts are brought yet",
 		}},
@@ -570,8 +570,7 @@ func TestNotes(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.set, func(t *testing.T) {
-			_, rest, _ := strings.Cut(notes(t, tt.set), "Removing this chart leaves")
-			_, rest, _ = strings.Cut(rest, "\n")
+			_, rest, _ := strings.Cut(notes(t, tt.set), "takes their finalizers away.")
 			got := strings.FieldsFunc(rest, func(r rune) bool { return r == '\n' })
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -612,7 +611,7 @@ func TestAgentRole(t *testing.T) {
 		"spiderpool.spidernet.io/spiderippools":     "get list watch",
 		"spiderpool.spidernet.io/spiderreservedips": "get list watch",
 		"spiderpool.spidernet.io/spiderips":         "get list create update delete",
-		"spiderpool.spidernet.io/spiderendpoints":   "get list create update",
+		"spiderpool.spidernet.io/spiderendpoints":   "get list create update delete",
 		"apps/replicasets":                          "get", "apps/deployments": "get", "apps/statefulsets": "get", "apps/daemonsets": "get",
 		"batch/jobs": "get", "batch/cronjobs": "get",
 	}
