@@ -288,7 +288,7 @@ func TestControllerValues(t *testing.T) {
 		{c + "extraVolumeMounts[0].name=v," + c + "extraVolumeMounts[0].mountPath=/v", deployment, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
 		{c + "podAnnotations.a=b," + c + "podLabels.c=d", deployment, "{.spec.template.metadata.annotations.a} {.spec.template.metadata.labels.c}", "b d"},
 		// A key with nothing behind it is null.
-		{c + "podAnnotations=null,spiderpoolAgent.podAnnotations=null," + manager + "," + c + "tls.certmanager.extraDnsNames=null", "Certificate/spiderpool-controller", "{.spec.dnsNames[4]}", ""},
+		{c + "podAnnotations=null,spiderpoolAgent.podAnnotations=null," + manager + "," + c + "tls.certmanager.extraDnsNames=null", "Certificate/spiderpool-controller", "{.spec.dnsNames[-1:]}", "spiderpool-controller"},
 		{"", deployment, "{" + agent + ".resources}", `{"limits":{"cpu":"500m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
 		{c + "resources.limits.cpu=2," + c + "resources.requests.memory=1Mi", deployment, "{" + agent + ".resources.limits.cpu} {" + agent + ".resources.requests.memory}", "2 1Mi"},
 		{"", deployment, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"readOnlyRootFilesystem":true,"runAsNonRoot":true,"runAsUser":65532,"seccompProfile":{"type":"RuntimeDefault"}}`},
