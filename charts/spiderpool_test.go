@@ -187,7 +187,8 @@ func TestValues(t *testing.T) {
 		{"", daemonSet, "{.spec.template.spec.priorityClassName}", "system-node-critical"},
 		{"spiderpoolAgent.priorityClassName=high", daemonSet, "{.spec.template.spec.priorityClassName}", "high"},
 		{"", "ResourceQuota/spiderpool-agent", "{.spec}", `{"hard":{"pods":"1G"},"scopeSelector":{"matchExpressions":[{"operator":"In","scopeName":"PriorityClass","values":["system-node-critical"]}]}}`},
-		{"spiderpoolAgent.priorityClassName=system-cluster-critical", "ResourceQuota/spiderpool-agent", "{..values[*]}", "system-cluster-critical"},
+		{"spiderpoolAgent.priorityClassName=system-cluster-critical", "ResourceQuota/spiderpool-agent", "{..values[*]}", "system-cluster-critical system-node-critical"},
+		{"spiderpoolAgent.priorityClassName=mine", "ResourceQuota/spiderpool-agent", "{..values[*]}", "system-node-critical"},
 		{"", daemonSet, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux"}`},
 		{"spiderpoolAgent.nodeSelector.rack=a", daemonSet, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux","rack":"a"}`},
 		{"", daemonSet, "{.spec.template.spec.tolerations}", `[{"operator":"Exists"}]`},
@@ -287,6 +288,8 @@ func TestControllerValues(t *testing.T) {
 		{c + "extraVolumes[0].name=v," + c + "extraVolumes[0].hostPath.path=/v", deployment, volume("v"), "/v"},
 		{c + "extraVolumeMounts[0].name=v," + c + "extraVolumeMounts[0].mountPath=/v", deployment, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
 		{c + "podAnnotations.a=b," + c + "podLabels.c=d", deployment, "{.spec.template.metadata.annotations.a} {.spec.template.metadata.labels.c}", "b d"},
+		// A key with nothing behind it is null.
+		{c + "podAnnotations=null,spiderpoolAgent.podAnnotations=null," + manager + "," + c + "tls.certmanager.extraDnsNames=null", "Certificate/spiderpool-controller", "{.spec.dnsNames[-1:]}", "spiderpool-controller"},
 		{"", deployment, "{" + agent + ".resources}", `{"limits":{"cpu":"500m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
 		{c + "resources.limits.cpu=2," + c + "resources.requests.memory=1Mi", deployment, "{" + agent + ".resources.limits.cpu} {" + agent + ".resources.requests.memory}", "2 1Mi"},
 		{"", deployment, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"readOnlyRootFilesystem":true,"runAsNonRoot":true,"runAsUser":65532,"seccompProfile":{"type":"RuntimeDefault"}}`},
@@ -329,6 +332,11 @@ func TestControllerValues(t *testing.T) {
 		{manager, webhook, `{.metadata.annotations.cert-manager\.io/inject-ca-from}`, "net/spiderpool-controller"},
 		{manager, "Certificate/spiderpool-controller", "{.spec.secretName} {.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[0]}", secret + " 8760h spiderpool-controller spiderpool-controller.net.svc"},
 		{manager + "," + c + "name=x," + c + "tls.secretName=why,global.clusterDnsDomain=k", "Certificate/x", "{.spec.secretName} {.spec.issuerRef.name} {.spec.dnsNames}", `why x ["x.net.svc","x.net.svc.k","x.net","x"]`},
+		// The Certificate fills the very Secret that the Deployment mounts.
+		{manager + "," + c + "name=x", "Certificate/x", "{.spec.secretName}", secret},
+		{manager + "," + c + "name=x", "Deployment/x", `{.spec.template.spec.volumes[?(@.name=="tls")].secret.secretName}`, secret},
+		{manager + "," + c + "name=x," + c + "tls.secretName=kube-system-spiderpool-controller", "Certificate/x", "{.spec.secretName}", "kube-system-spiderpool-controller"},
+		{manager + "," + c + "name=x", "Certificate/x-ca", "{.spec.secretName} {.spec.issuerRef.name}", "x-ca x-self-signed"},
 		{manager, "Issuer/spiderpool-controller", "{.spec.ca.secretName}", "spiderpool-controller-ca"},
 		{manager, "Certificate/spiderpool-controller-ca", "{.spec.privateKey.rotationPolicy} {.spec.issuerRef.name}", "Never spiderpool-controller-self-signed"},
 		{c + "tls.secretName=why", "Role/spiderpool-controller", "{.rules[0].resourceNames} {.rules[4].resourceNames}", `["why"] ["spiderpool-controller"]`},
@@ -405,8 +413,8 @@ func TestWhatIsRendered(t *testing.T) {
 	}{
 		{"", []string{account, quota}},
 		{"--namespace=kube-system", []string{account}},
-		{"--set=spiderpoolAgent.priorityClassName=high", []string{account}},
-		{"--set=spiderpoolAgent.priorityClassName=", []string{account}},
+		{"--set=spiderpoolAgent.priorityClassName=high,spiderpoolController.priorityClassName=high", []string{account}},
+		{"--set=spiderpoolAgent.priorityClassName=,spiderpoolController.priorityClassName=", []string{account}},
 		{"--set=spiderpoolAgent.serviceAccount.create=false", []string{quota}},
 		{"--set=spiderpoolAgent.prometheus.enabled=true", []string{account, quota, metrics}},
 		{"--set=spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{account, quota}},
@@ -552,7 +560,7 @@ func TestNotes(t *testing.T) {
 		}},
 		{"feature.enableStatefulSet=false,spiderpoolController.replicas=2,spiderpoolController.tls.auto.certExpiration=9", nil},
 		{"feature.enableStatefulSet=false,spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
-			"  spiderpoolController.cleanup: nothing is left that a removal of the chart would have to clean up",
+			"  spiderpoolController.cleanup: pools stay when this chart is removed: delete them before, see docs/controller.md",
 			"  spiderpoolController.cliPort: spiderpoolctl asks the Kubernetes API",
 			"  spiderpoolController.prometheus.prometheusRule: no alerts are brought yet",
 		}},
@@ -567,8 +575,7 @@ func TestNotes(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.set, func(t *testing.T) {
-			_, rest, _ := strings.Cut(notes(t, tt.set), "Removing this chart leaves")
-			_, rest, _ = strings.Cut(rest, "\n")
+			_, rest, _ := strings.Cut(notes(t, tt.set), "takes their finalizers away.")
 			got := strings.FieldsFunc(rest, func(r rune) bool { return r == '\n' })
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -609,7 +616,7 @@ func TestAgentRole(t *testing.T) {
 		"spiderpool.spidernet.io/spiderippools":     "get list watch",
 		"spiderpool.spidernet.io/spiderreservedips": "get list watch",
 		"spiderpool.spidernet.io/spiderips":         "get list create update delete",
-		"spiderpool.spidernet.io/spiderendpoints":   "get list create update",
+		"spiderpool.spidernet.io/spiderendpoints":   "get list create update delete",
 		"apps/replicasets":                          "get", "apps/deployments": "get", "apps/statefulsets": "get", "apps/daemonsets": "get",
 		"batch/jobs": "get", "batch/cronjobs": "get",
 	}

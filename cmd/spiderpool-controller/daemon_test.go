@@ -94,8 +94,10 @@ func TestDaemon(t *testing.T) {
 		}
 		return ""
 	})
-	if text := get(fmt.Sprintf("http://127.0.0.1:%d/v1/runtime/liveness", health)); text != "" {
-		t.Errorf("it is not alive while the API server is away: %s", text)
+	for _, probe := range []string{"startup", "liveness"} { // for either the kubelet kills
+		if text := get(fmt.Sprintf("http://127.0.0.1:%d/v1/runtime/%s", health, probe)); text != "" {
+			t.Errorf("it would be killed for %s while the API server is away: %s", probe, text)
+		}
 	}
 	if err := server.StartAPI(t.Context()); err != nil {
 		t.Fatal(err)

@@ -16,8 +16,9 @@ import (
 // healthTime bounds what a probe looks at; the kubelet gives it a second.
 const healthTime = 900 * time.Millisecond
 
-// health answers the kubelet's probes. Startup and readiness succeed when this replica admits edits and some replica leads;
-// liveness while the process answers at all.
+// health answers the kubelet's probes. Readiness succeeds when this replica admits edits and some replica leads; startup and
+// liveness while the process answers at all: to kill it because the API server is away, or its certificate is late, would
+// leave edits unanswered for the time of the kubelet's back-off when they are back.
 type health struct {
 	// webhook is the port on which this replica admits edits.
 	webhook string
@@ -36,9 +37,10 @@ func (h *health) handler() http.Handler {
 		}
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/runtime/startup", ready)
+	alive := func(http.ResponseWriter, *http.Request) {}
+	mux.HandleFunc("GET /v1/runtime/startup", alive)
 	mux.HandleFunc("GET /v1/runtime/readiness", ready)
-	mux.HandleFunc("GET /v1/runtime/liveness", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /v1/runtime/liveness", alive)
 	return mux
 }
 

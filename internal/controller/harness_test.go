@@ -199,6 +199,7 @@ func (c *cluster) address(n *corev1.Node, addresses ...string) {
 	}
 }
 
+// reserve makes a reservation, as admission lets it in.
 func (c *cluster) reserve(name string, ips ...string) *v2beta1.SpiderReservedIP {
 	c.t.Helper()
 	o := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: name}}

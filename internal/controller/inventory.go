@@ -39,26 +39,13 @@ func newInventory() *inventory {
 	return &inventory{pools: map[string]outline{}, reserved: map[string]addr.Set{}, nodes: map[string]addr.Set{}, subnets: map[string]struct{}{}}
 }
 
-// addresses are those that a pool has: ips without excludeIPs, the gateway and
-// what no host may bear. They do not depend on its other fields, of which one may
-// be malformed; they are not ok if one of these is.
-func addresses(o *v2beta1.SpiderIPPool) (addr.Set, bool) {
-	p, errs := pool.Parse(&v2beta1.SpiderIPPool{Spec: v2beta1.IPPoolSpec{
-		Subnet: o.Spec.Subnet, IPs: o.Spec.IPs, ExcludeIPs: o.Spec.ExcludeIPs, Gateway: o.Spec.Gateway,
-	}})
-	if len(errs) > 0 {
-		return addr.Set{}, false
-	}
-	return p.Addresses, true
-}
-
 // setPool takes a pool.
 func (i *inventory) setPool(o *v2beta1.SpiderIPPool) {
 	out := outline{deleting: o.DeletionTimestamp != nil}
 	if p := pool.Outline(o); p != nil {
 		out.family = p.Family
 	}
-	out.addresses, out.known = addresses(o)
+	out.addresses, out.known = pool.AddressesOf(o)
 	_, errs := pool.Parse(o)
 	out.malformed = len(errs) > 0
 	i.mu.Lock()
@@ -73,16 +60,9 @@ func (i *inventory) dropPool(name string) {
 }
 
 // setReserved takes what a SpiderReservedIP reserves, and returns the pools that a
-// change cuts. Each range counts on its own: one that is malformed must not set
-// the others free.
+// change cuts.
 func (i *inventory) setReserved(o *v2beta1.SpiderReservedIP) []string {
-	var ranges []addr.Range
-	for _, text := range o.Spec.IPs {
-		if r, err := addr.ParseRange(text); err == nil {
-			ranges = append(ranges, r)
-		}
-	}
-	return i.replace(i.reserved, o.Name, addr.MakeSet(ranges...))
+	return i.replace(i.reserved, o.Name, pool.Reservation(o))
 }
 
 // setNode takes the addresses of a node, and returns the pools that a change cuts.

@@ -64,7 +64,7 @@ func Judge(o *v2beta1.SpiderIPPool, held []Entry, c Circumstances) v2beta1.IPPoo
 		AllocatedIPs:       allocatedIPs(o.Status.AllocatedIPs != nil, held, c.Nodes),
 		AllocatedIPCount:   &used,
 	}
-	has, known := addresses(o)
+	has, known := pool.AddressesOf(o)
 	var draining addr.Set
 	if known {
 		total := has.Count().Int64()

@@ -19,6 +19,7 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
 // status keeps status and metadata of each pool true.
@@ -168,7 +169,7 @@ func (s *status) want(o *v2beta1.SpiderIPPool) (v2beta1.IPPoolStatus, []Entry) {
 // reserved is what the annotation of a pool should be; it is not known of a pool
 // whose addresses are malformed.
 func (s *status) reserved(o *v2beta1.SpiderIPPool) (text string, cut addr.Count, known bool) {
-	has, known := addresses(o)
+	has, known := pool.AddressesOf(o)
 	if !known {
 		return "", cut, false
 	}

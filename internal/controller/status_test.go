@@ -20,6 +20,7 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -191,7 +192,7 @@ func (a *agents) run(ctx context.Context, seed uint64) {
 			return
 		}
 		address := netip.MustParseAddr(e.Spec.Address)
-		if has, _ := addresses(fence); !has.Contains(address) {
+		if has, _ := pool.AddressesOf(fence); !has.Contains(address) {
 			if err := a.c.ledger.Release(context.Background(), e); err != nil {
 				a.c.t.Error(err)
 			}
@@ -208,7 +209,7 @@ func (a *agents) run(ctx context.Context, seed uint64) {
 func (a *agents) check(p *v2beta1.SpiderIPPool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	has, _ := addresses(p)
+	has, _ := pool.AddressesOf(p)
 	draining, err := addr.ParseSet(p.Status.Draining)
 	if err != nil {
 		a.c.t.Error(err)

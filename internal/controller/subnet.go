@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,8 +40,7 @@ func addSubnets(mgr manager.Manager, watches cache.Cache, o Options) error {
 	}
 	for _, watch := range []source.Source{
 		source.Kind(watches, &v2beta1.SpiderSubnet{}, &handler.TypedEnqueueRequestForObject[*v2beta1.SpiderSubnet]{}),
-		source.Kind(watches, &v2beta1.SpiderIPPool{}, handler.TypedEnqueueRequestForOwner[*v2beta1.SpiderIPPool](
-			mgr.GetScheme(), mgr.GetRESTMapper(), &v2beta1.SpiderSubnet{}, handler.OnlyControllerOwner())),
+		source.Kind(watches, &v2beta1.SpiderIPPool{}, handler.TypedEnqueueRequestsFromMapFunc(subnetsOf)),
 	} {
 		if err := c.Watch(watch); err != nil {
 			return fmt.Errorf("register a watch: %w", err)
@@ -58,13 +58,8 @@ func (s *subnets) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	changed := o.DeepCopy()
 	switch {
 	case o.DeletionTimestamp != nil:
-		pools, err := s.poolsOf(ctx, o)
-		if err != nil || !controllerutil.RemoveFinalizer(changed, v2beta1.Finalizer) {
-			return reconcile.Result{}, err
-		}
-		if len(pools) > 0 {
-			s.Events.Eventf(o, corev1.EventTypeNormal, "Deleting", "it goes when its pools are gone: %s", few(pools))
-			return reconcile.Result{}, nil // the last pool wakes it
+		if empty, err := s.empty(ctx, o); !empty || !controllerutil.RemoveFinalizer(changed, v2beta1.Finalizer) {
+			return reconcile.Result{}, err // the last pool wakes it
 		}
 	case pool.DefaultSubnet(changed):
 		s.Events.Event(o, corev1.EventTypeWarning, "NotAdmitted", "it was stored without the webhook of Spiderpool, which may have refused it: "+
@@ -76,19 +71,38 @@ func (s *subnets) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	return reconcile.Result{}, client.IgnoreNotFound(err)
 }
 
-// poolsOf reads the names of the pools that belong to a SpiderSubnet.
-func (s *subnets) poolsOf(ctx context.Context, o *v2beta1.SpiderSubnet) (names []string, err error) {
-	var all metav1.PartialObjectMetadataList
-	all.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPPoolList"))
-	if err := s.Live.List(ctx, &all); err != nil {
-		return nil, fmt.Errorf("list the SpiderIPPools: %w", err)
-	}
-	for i := range all.Items {
-		if p := &all.Items[i]; metav1.IsControlledBy(p, o) || p.Labels[v2beta1.LabelOwnerSpiderSubnet] == o.Name {
-			names = append(names, p.Name)
+// empty reports whether no pool belongs to a SpiderSubnet, and tells those that do. The watch may be late, so a LIST must say
+// so too; but nothing is asked of the API server while the watch knows of pools.
+func (s *subnets) empty(ctx context.Context, o *v2beta1.SpiderSubnet) (bool, error) {
+	for _, from := range []client.Reader{s.watched, s.Live} {
+		var all v2beta1.SpiderIPPoolList
+		if err := from.List(ctx, &all); err != nil {
+			return false, fmt.Errorf("list the SpiderIPPools: %w", err)
+		}
+		var names []string
+		for i := range all.Items {
+			if slices.ContainsFunc(subnetsOf(ctx, &all.Items[i]), func(r reconcile.Request) bool { return r.Name == o.Name }) {
+				names = append(names, all.Items[i].Name)
+			}
+		}
+		if slices.Sort(names); len(names) > 0 {
+			s.Events.Eventf(o, corev1.EventTypeNormal, "Deleting", "it goes when its pools are gone: %s", few(names))
+			return false, nil
 		}
 	}
-	return names, nil
+	return true, nil
+}
+
+// subnetsOf are the SpiderSubnets that a pool says it belongs to, by its label or its owner reference: one of the two may be
+// missing, for a name may be too long for a label, and a pool may have been stored without the webhook.
+func subnetsOf(_ context.Context, p *v2beta1.SpiderIPPool) (all []reconcile.Request) {
+	if name, ok := p.Labels[v2beta1.LabelOwnerSpiderSubnet]; ok {
+		all = append(all, reconcile.Request{NamespacedName: client.ObjectKey{Name: name}})
+	}
+	if owner := metav1.GetControllerOfNoCopy(p); owner != nil && owner.Kind == "SpiderSubnet" {
+		all = append(all, reconcile.Request{NamespacedName: client.ObjectKey{Name: owner.Name}})
+	}
+	return all
 }
 
 func few(names []string) string {

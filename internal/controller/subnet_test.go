@@ -45,13 +45,17 @@ func TestSubnet(t *testing.T) {
 			return false
 		}
 	})
-	c.delete(byLabel)
-	c.eventually("the pool is gone", func() bool { return c.gone("by-label") })
+	c.delete(byOwner)
+	c.eventually("the pool is gone", func() bool { return c.gone("by-owner") })
 	l.quiet()
 	if c.goneSubnet("s") {
 		t.Error("it is gone before its last pool")
 	}
-	c.delete(byOwner)
+	c.get("by-label", byLabel)
+	byLabel.Labels = nil // it was not of this subnet
+	if err := c.Update(t.Context(), byLabel); err != nil {
+		t.Fatal(err)
+	}
 	c.eventually("it is gone", func() bool { return c.goneSubnet("s") })
 }
 

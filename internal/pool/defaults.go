@@ -11,7 +11,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/addr"
 )
 
-// What follows adds what an object lacks and changes nothing that is there: who
+// What follows adds what an object lacks and changes nothing that people wrote: who
 // applies the same file again must find it unchanged, so lists are neither
 // sorted nor merged, and a value that somebody wrote stays as he wrote it.
 
@@ -89,7 +89,8 @@ func join(p *v2beta1.SpiderIPPool, subnet *v2beta1.SpiderSubnet) (changed bool) 
 		}
 	}
 	changed = setLabel(p, v2beta1.LabelOwnerSpiderSubnet, subnet.Name) || changed
-	if controller == nil {
+	switch {
+	case controller == nil:
 		// Without blockOwnerDeletion: to set it needs a right on the subnet that
 		// who edits the pool may not have.
 		p.OwnerReferences = append(p.OwnerReferences, metav1.OwnerReference{
@@ -97,6 +98,10 @@ func join(p *v2beta1.SpiderIPPool, subnet *v2beta1.SpiderSubnet) (changed bool) 
 			Name: subnet.Name, UID: subnet.UID, Controller: new(true),
 		})
 		changed = true
+	case controller.Kind == "SpiderSubnet" && controller.Name == subnet.Name && controller.UID != subnet.UID:
+		// Both were made again, as from a backup. The garbage collector would delete a
+		// pool whose owner it does not find.
+		controller.UID, changed = subnet.UID, true
 	}
 	return changed
 }

@@ -37,6 +37,9 @@ func TestDefaultPool(t *testing.T) {
 		{"another subnet", spec("10.1.1.0/24", nil), []v2beta1.SpiderSubnet{subnet("a")}, "", ""},
 		{"a subnet that is being deleted", spec("10.1.0.0/16", nil), []v2beta1.SpiderSubnet{subnet("a", going)}, "", ""},
 		{"a name that is no label", spec("10.1.0.0/16", nil), []v2beta1.SpiderSubnet{subnet(long)}, long, "10.1.0.1"},
+		{"its subnet as it was before it was restored from a backup", spec("10.1.0.0/16", nil, label("a"), func(p *v2beta1.SpiderIPPool) {
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: v2beta1.GroupVersion.String(), Kind: "SpiderSubnet", Name: "a", UID: "old", Controller: ptr(true)}}
+		}), []v2beta1.SpiderSubnet{subnet("a")}, "a", ""},
 		{"a subnet without gateway", spec("10.1.0.0/16", nil), []v2beta1.SpiderSubnet{subnet("a", func(s *v2beta1.SpiderSubnet) { s.Spec.Gateway = nil })}, "a", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -50,6 +53,9 @@ func TestDefaultPool(t *testing.T) {
 			owner, gateway := "", ""
 			if ref := metav1.GetControllerOf(p); ref != nil {
 				owner = ref.Name
+				if ref.UID != "uid-of-a-subnet" {
+					t.Errorf("the garbage collector deletes the pool, for its owner has no UID %q", ref.UID)
+				}
 			}
 			if p.Spec.Gateway != nil {
 				gateway = *p.Spec.Gateway

@@ -95,21 +95,23 @@ func (v *Verdict) warn(path *field.Path, format string, args ...any) {
 // Removed with what is held.
 type Change struct{ Added, Removed addr.Set }
 
-// ChangeOfPool compares two versions of a pool; before is nil for a new one. A
-// version that is malformed has no addresses.
-func ChangeOfPool(before, after *v2beta1.SpiderIPPool) Change {
+// ChangeOfPool compares two versions of a pool; before is nil for a new one. One
+// that is malformed gives no address, so all are new when it is mended. But pods
+// may hold some of it, and lose those that its lists no longer have, whatever
+// else is malformed.
+func ChangeOfPool(before, after *v2beta1.SpiderIPPool) (c Change) {
 	was, _ := parseSpec(before)
 	is, _ := parseSpec(after)
-	return changeOf(was, is)
-}
-
-func changeOf(was, is *Pool) (c Change) {
-	if is == nil {
-		return c // it serves nobody, and nobody loses an address by that
+	if is != nil {
+		c.Added = is.Addresses
 	}
-	c.Added = is.Addresses
 	if was != nil {
-		c.Added, c.Removed = is.Addresses.Minus(was.Addresses), was.Addresses.Minus(is.Addresses)
+		c.Added = c.Added.Minus(was.Addresses)
+	}
+	had, ok := AddressesOf(before)
+	has, known := AddressesOf(after)
+	if ok && known {
+		c.Removed = had.Minus(has)
 	}
 	return c
 }
@@ -126,14 +128,13 @@ func parseSpec(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 	return Parse(&bare)
 }
 
-// poolEdit is an edit of a pool while it is judged. was is nil if before was
-// malformed or there was none.
+// poolEdit is an edit of a pool while it is judged. is is nil if after is malformed.
 type poolEdit struct {
 	Around
 	Change
 	Verdict
 	before, after *v2beta1.SpiderIPPool
-	was, is       *Pool
+	is            *Pool
 }
 
 var specPath = field.NewPath("spec")
@@ -154,11 +155,11 @@ func CheckPool(before, after *v2beta1.SpiderIPPool, around Around) Verdict {
 	e.parse()
 	e.checkAffinity()
 	e.checkAutomatic()
+	e.checkHeld()
 	if e.is != nil {
 		e.checkFamily()
 		e.checkOverlaps()
 		e.checkSubnet()
-		e.checkHeld()
 		e.warnOfTaken()
 	}
 	return e.Verdict
@@ -196,7 +197,7 @@ func (e *poolEdit) parse() {
 	if was != nil {
 		old = was.Warnings
 	}
-	e.was, e.is, e.Change = was, is, changeOf(was, is)
+	e.is, e.Change = is, ChangeOfPool(e.before, e.after)
 	e.refuseNew(errs, known)
 	if is != nil {
 		e.warnNew(is.Warnings, old)
@@ -267,20 +268,21 @@ func (e *poolEdit) checkHeld() {
 	switch held := e.Held.in(e.Removed); {
 	case e.Removed.IsEmpty():
 	case isForeign(e.before):
-		e.refuse(field.Forbidden(e.is.takenBy(e.after.Spec.ExcludeIPs, e.Removed), foreign))
+		e.refuse(field.Forbidden(takenBy(e.after, e.Removed), foreign))
 	case !held.Addresses.IsEmpty():
-		e.refuse(field.Forbidden(e.is.takenBy(e.after.Spec.ExcludeIPs, held.Addresses),
+		e.refuse(field.Forbidden(takenBy(e.after, held.Addresses),
 			fmt.Sprintf("remove an IP address that is being used: %s: reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first, %s",
 				held, holders(e.after.Name))))
 	}
 }
 
-// takenBy is the field by which the pool does not have the first of addresses.
-func (p *Pool) takenBy(excludeIPs []string, addresses addr.Set) *field.Path {
+// takenBy is the field by which a pool does not have the first of addresses.
+func takenBy(p *v2beta1.SpiderIPPool, addresses addr.Set) *field.Path {
 	first, _ := addresses.Nth(addr.Count{})
-	excluded, _ := addr.ParseSet(excludeIPs)
+	excluded, _ := addr.ParseSet(p.Spec.ExcludeIPs)
+	gateway, _ := addr.ParseAddr(deref(p.Spec.Gateway))
 	switch {
-	case first == p.Gateway:
+	case first == gateway:
 		return specPath.Child("gateway")
 	case excluded.Contains(first):
 		return specPath.Child("excludeIPs")

@@ -109,6 +109,22 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 	return out, nil
 }
 
+// AddressesOf are those that a pool has: ips without excludeIPs, the gateway and
+// what no host may bear. They do not depend on its other fields, of which one may
+// be malformed; they are not ok if one of these is, or p is nil.
+func AddressesOf(p *v2beta1.SpiderIPPool) (all addr.Set, ok bool) {
+	if p == nil {
+		return all, false
+	}
+	parsed, _ := Parse(&v2beta1.SpiderIPPool{Spec: v2beta1.IPPoolSpec{
+		Subnet: p.Spec.Subnet, IPs: p.Spec.IPs, ExcludeIPs: p.Spec.ExcludeIPs, Gateway: p.Spec.Gateway,
+	}})
+	if parsed == nil {
+		return all, false
+	}
+	return parsed.Addresses, true
+}
+
 // Outline is what can be read of a malformed pool: its name, family and whether
 // it is a default. It has no addresses. nil if not even the subnet can be read.
 func Outline(p *v2beta1.SpiderIPPool) *Pool {

@@ -13,20 +13,18 @@ import (
 // ParseSubnet reads s as Parse reads a pool: Addresses are those that it can
 // give to pools.
 func ParseSubnet(s *v2beta1.SpiderSubnet) (*Pool, field.ErrorList) {
-	if s == nil {
-		return nil, nil
-	}
-	return parseSpec(&v2beta1.SpiderIPPool{Spec: v2beta1.IPPoolSpec{
-		IPVersion: s.Spec.IPVersion, Subnet: s.Spec.Subnet, IPs: s.Spec.IPs, ExcludeIPs: s.Spec.ExcludeIPs,
-		Gateway: s.Spec.Gateway, Routes: s.Spec.Routes,
-	}})
+	return parseSpec(asPool(s))
 }
 
-// ChangeOfSubnet compares two versions of a subnet, as ChangeOfPool does.
-func ChangeOfSubnet(before, after *v2beta1.SpiderSubnet) Change {
-	was, _ := ParseSubnet(before)
-	is, _ := ParseSubnet(after)
-	return changeOf(was, is)
+// asPool is a pool with all that a subnet has; nil of nil.
+func asPool(s *v2beta1.SpiderSubnet) *v2beta1.SpiderIPPool {
+	if s == nil {
+		return nil
+	}
+	return &v2beta1.SpiderIPPool{Spec: v2beta1.IPPoolSpec{
+		IPVersion: s.Spec.IPVersion, Subnet: s.Spec.Subnet, IPs: s.Spec.IPs, ExcludeIPs: s.Spec.ExcludeIPs,
+		Gateway: s.Spec.Gateway, Routes: s.Spec.Routes,
+	}}
 }
 
 // CheckSubnet judges what shall become of a subnet, as CheckPool does.
@@ -55,7 +53,7 @@ func CheckSubnet(before, after *v2beta1.SpiderSubnet, around Around) (v Verdict)
 		v.refuseDisabled(around, is.Family)
 		v.checkNewSubnet(after, is, around)
 	}
-	v.checkTakenFromPools(after, is, changeOf(was, is).Removed, around.Pools)
+	v.checkTakenFromPools(after, ChangeOfPool(asPool(before), asPool(after)).Removed, around.Pools)
 	return v
 }
 
@@ -113,7 +111,7 @@ func (v *Verdict) checkNewSubnet(s *v2beta1.SpiderSubnet, is *Pool, around Aroun
 }
 
 // checkTakenFromPools refuses to take away what pools of the subnet have.
-func (v *Verdict) checkTakenFromPools(s *v2beta1.SpiderSubnet, is *Pool, removed addr.Set, pools []v2beta1.SpiderIPPool) {
+func (v *Verdict) checkTakenFromPools(s *v2beta1.SpiderSubnet, removed addr.Set, pools []v2beta1.SpiderIPPool) {
 	var used []string
 	var shared addr.Set
 	for i := range pools {
@@ -126,7 +124,7 @@ func (v *Verdict) checkTakenFromPools(s *v2beta1.SpiderSubnet, is *Pool, removed
 		}
 	}
 	if len(used) > 0 {
-		v.refuse(field.Forbidden(is.takenBy(s.Spec.ExcludeIPs, shared),
+		v.refuse(field.Forbidden(takenBy(asPool(s), shared),
 			fmt.Sprintf("remove IP ranges that are being used: %s: take them out of the pools first", few(used))))
 	}
 }

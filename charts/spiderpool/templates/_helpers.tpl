@@ -175,7 +175,7 @@ capabilities:
   "ipam.spiderSubnet.autoPool" "no pools are made for applications yet"
   "spiderpoolAgent.prometheus.enabledDebugMetric" "there are no metrics of single pools yet"
   "spiderpoolAgent.prometheus.prometheusRule" "no alerts are brought yet"
-  "spiderpoolController.cleanup" "nothing is left that a removal of the chart would have to clean up"
+  "spiderpoolController.cleanup" "pools stay when this chart is removed: delete them before, see docs/controller.md"
   "spiderpoolController.cliPort" "spiderpoolctl asks the Kubernetes API"
   "spiderpoolController.prometheus.prometheusRule" "no alerts are brought yet"
   "spiderpoolInit" "the controller makes the default pools" }}

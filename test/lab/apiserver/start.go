@@ -168,6 +168,8 @@ func (s *Server) placeArgs() []string {
 		return []string{
 			"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 			"--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount",
+			// Some distributions, as OpenShift, have it: roles must be enough there too.
+			"--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
 		}
 	}
 	bind := netip.IPv4Unspecified()
