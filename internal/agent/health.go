@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Health answers the kubelet's probes. Startup succeeds when ADDs are served, readiness when moreover nothing is missing that
-// the agent works with: its socket, watches, and what the problems, which say what else is wrong, find. Liveness succeeds
-// while the process answers at all: restarting it because the API server is away would help nobody.
+// Health answers the kubelet's probes. Readiness succeeds when ADDs are served and nothing is missing that the agent works
+// with: its socket, watches, and what the problems, which say what else is wrong, find. Startup and liveness succeed while the
+// process answers at all: to kill an agent that waits for the API server would only add the kubelet's back-off to that.
 func (a *Agent) Health(problems ...func() string) http.Handler {
 	mux := http.NewServeMux()
 	answer := func(probe string, problem func() string) {
@@ -18,23 +18,19 @@ func (a *Agent) Health(problems ...func() string) http.Handler {
 			}
 		})
 	}
-	answer("startup", a.starting)
 	answer("readiness", func() string { return a.problem(problems) })
-	answer("liveness", func() string { return "" })
-	return mux
-}
-
-// starting says why ADDs are not served, or returns an empty text if they are.
-func (a *Agent) starting() string {
-	if a.Ready() {
-		return ""
+	for _, probe := range []string{"startup", "liveness"} {
+		answer(probe, func() string { return "" })
 	}
-	return errStarting.Error()
+	return mux
 }
 
 // problem says what is wrong with the agent, for people who look why it is not ready.
 func (a *Agent) problem(others []func() string) string {
-	why := []string{a.starting()}
+	var why []string
+	if !a.Ready() {
+		why = append(why, errStarting.Error())
+	}
 	if l := a.listener.Load(); l != nil {
 		why = append(why, l.Problem())
 	}
