@@ -52,6 +52,7 @@ func newCluster(t testing.TB) *cluster {
 	server := apiserver.ForTest(t)
 	installed.Do(func() { apiserver.InstallProduct(t, server) })
 	c := clusterOf(t, server)
+	c.clear() // of what tests of default pools left
 	t.Cleanup(c.clear)
 	return c
 }

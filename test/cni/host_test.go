@@ -57,8 +57,10 @@ type host struct {
 	socket     string
 	kubeconfig string
 	conf       string
-	agent      process.Process
-	runtime    *libcni.CNIConfig
+	// program is the agent's, and agent the process.
+	program string
+	agent   process.Process
+	runtime *libcni.CNIConfig
 }
 
 // newHost makes a host on an underlay of its own, with an agent that is ready.
@@ -71,15 +73,15 @@ func newHost(t *testing.T) *host {
 // host adds a host with an agent that is ready.
 func (s *segment) host(t *testing.T) *host {
 	t.Helper()
-	h := s.hostOf(t, theCluster(t))
+	h := s.hostOf(t, theCluster(t), programs.ours)
 	t.Cleanup(func() { h.judgeAgent(t) })
 	return h
 }
 
-// hostOf adds a host of a cluster.
-func (s *segment) hostOf(t *testing.T, c *cluster) *host {
+// hostOf adds a host of a cluster whose agent is the one in a directory.
+func (s *segment) hostOf(t *testing.T, c *cluster, dir string) *host {
 	t.Helper()
-	h := &host{namespace: newNamespace(t), cluster: c, dir: t.TempDir()}
+	h := &host{namespace: newNamespace(t), cluster: c, dir: t.TempDir(), program: filepath.Join(dir, "spiderpool-agent")}
 	s.hosts++
 	s.plug(t, h.namespace, fmt.Sprintf("host%d", s.hosts))
 	h.bridge(t)
@@ -220,7 +222,7 @@ func (h *host) startAgent(t *testing.T, env ...string) {
 // launchAgent starts the agent.
 func (h *host) launchAgent(env ...string) (err error) {
 	h.agent, err = process.Start(process.Options{
-		Args:  []string{filepath.Join(programs.ours, "spiderpool-agent"), "daemon", "--kubeconfig=" + h.kubeconfig, "--config-path=" + h.conf},
+		Args:  []string{h.program, "daemon", "--kubeconfig=" + h.kubeconfig, "--config-path=" + h.conf},
 		Env:   append([]string{"SPIDERPOOL_NODE_NAME=" + h.node, "SPIDERPOOL_LOG_LEVEL=debug"}, env...),
 		Enter: process.Namespaces{Net: h.path},
 		Log:   filepath.Join(h.dir, "agent.log"),

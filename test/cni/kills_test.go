@@ -1,15 +1,19 @@
 package cni_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,9 +37,10 @@ var (
 // The audit of an agent comes every minute.
 const silence = 75 * time.Second
 
-// TestRandomKills starts and ends pods on three hosts while agents and the API
-// server are killed, sockets removed and pools edited. A witness looks at the
-// interfaces, and at the ledger, all the time.
+// TestRandomKills starts and ends pods on three hosts, the clock of one of them
+// ten minutes ahead, while agents and the API server are killed, sockets removed
+// and pools edited. A witness looks at the interfaces, and at the ledger, all the
+// time.
 func TestRandomKills(t *testing.T) {
 	t.Parallel()
 	seed := *killsSeed
@@ -86,6 +91,63 @@ var universe = map[string][2]string{
 	"c": {"fd00:90::10", "fd00:90::2f"},
 }
 
+// ahead is how far the clock of the first host is ahead of the others'.
+const ahead = 10 * time.Minute
+
+// clockAhead builds an agent for a host whose clock is ahead, and returns its directory: no namespace of the kernel has a clock
+// of its own that tells the time of day, so the agent is built with a standard library that adds to it. Durations, which
+// processes measure by the monotonic clock, are as ever.
+func clockAhead(t *testing.T) string {
+	t.Helper()
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	original := filepath.Join(strings.TrimSpace(string(goroot)), "src", "time", "time.go")
+	text, err := os.ReadFile(original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const reads = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
+	if strings.Count(string(text), reads) != 1 {
+		t.Fatalf("%s does not read the clock as this test knows it", original)
+	}
+	dir := t.TempDir()
+	changed := filepath.Join(dir, "time.go")
+	later := strings.Replace(string(text), reads, reads+fmt.Sprintf("\tsec += %d\n", int(ahead.Seconds())), 1)
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, content := range map[string][]byte{changed: []byte(later), filepath.Join(dir, "overlay.json"): overlay} {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./cmd/spiderpool-agent")
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building an agent whose clock is ahead: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// clockOf is what the agent of a host took for the time when it started, by the first line of its log.
+func clockOf(t *testing.T, h *host) time.Time {
+	t.Helper()
+	log, err := os.ReadFile(h.agent.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := bytes.Cut(log, []byte("\n"))
+	var line struct{ Time time.Time }
+	if err := json.Unmarshal(first, &line); err != nil {
+		t.Fatalf("the first line of the log: %v: %s", err, first)
+	}
+	return line.Time
+}
+
 // wire is a network, by its main plugin, with its pools in order.
 type wire struct {
 	main  string
@@ -114,12 +176,19 @@ func newKills(t *testing.T, seed uint64) *kills {
 		k.edit(t.Context(), name, whole(name))
 	}
 	underlay := newSegment(t)
-	for range 3 {
-		h := underlay.hostOf(t, c)
+	for i := range 3 {
+		dir := programs.ours
+		if i == 0 {
+			dir = clockAhead(t)
+		}
+		h := underlay.hostOf(t, c, dir)
 		if err := os.Mkdir(filepath.Join(h.dir, "netns"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		k.hosts = append(k.hosts, h)
+	}
+	if by := time.Until(clockOf(t, k.hosts[0])); by < ahead-time.Minute {
+		t.Fatalf("the clock of the first host is ahead by %s", by)
 	}
 	t.Cleanup(func() {
 		for _, b := range k.boxes() {
