@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -74,12 +75,19 @@ func clusterOf(t testing.TB, server *apiserver.Server) *cluster {
 func (c *cluster) clear() {
 	ctx := context.Background()
 	var pools v2beta1.SpiderIPPoolList
-	if err := c.List(ctx, &pools); err != nil {
+	var subnets v2beta1.SpiderSubnetList
+	if err := errors.Join(c.List(ctx, &pools), c.List(ctx, &subnets)); err != nil {
 		c.t.Fatal(err)
 	}
+	var kept []client.Object
 	for i := range pools.Items {
-		p := &pools.Items[i]
-		if err := c.Patch(ctx, p, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+		kept = append(kept, &pools.Items[i])
+	}
+	for i := range subnets.Items {
+		kept = append(kept, &subnets.Items[i])
+	}
+	for _, o := range kept {
+		if err := c.Patch(ctx, o, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
 			c.t.Error(err)
 		}
 	}
