@@ -258,7 +258,7 @@ func newWorld(t *testing.T) *world {
 	w.admin = w.clientFor(t, "admin", nil)
 	w.user = w.clientFor(t, "somebody", w.warnings)
 	w.operator = w.clientFor(t, controllerUser, w.warnings)
-	w.hooks = newHooks(w.admin)
+	w.hooks = newHooks(w.account(t))
 	w.served = apiserver.ServeWebhooks(t, w.server, w.hooks.register)
 	return w
 }
@@ -282,6 +282,16 @@ func (w *world) clientFor(t *testing.T, user string, warnings rest.WarningHandle
 	}
 	cfg.WarningHandler = warnings
 	c, err := client.New(cfg, client.Options{Scheme: scheme(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// account is the controller's own, with the roles of the chart and no other right.
+func (w *world) account(t *testing.T) client.Client {
+	t.Helper()
+	c, err := client.New(apiserver.ControllerConfig(t, w.server), client.Options{Scheme: scheme(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

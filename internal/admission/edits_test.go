@@ -309,7 +309,7 @@ func TestReads(t *testing.T) {
 	apiserver.InstallProduct(t, server)
 	w := &world{server: server, warnings: &warnings{}}
 	w.admin = w.clientFor(t, "admin", nil)
-	live, err := client.NewWithWatch(server.Config(), client.Options{Scheme: scheme(t)})
+	live, err := client.NewWithWatch(apiserver.ControllerConfig(t, server), client.Options{Scheme: scheme(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
