@@ -115,7 +115,8 @@ func run(cmd *exec.Cmd, p *Process, started chan<- error) {
 	_ = cmd.Wait() // how it ended is in its log; here it is only reaped
 }
 
-// Alive reports whether the very process still runs.
+// Alive reports whether the very process still runs. One whose first thread
+// has ended does while another has not: its files and ports are still held.
 func (p Process) Alive() bool {
 	if p.PID == 0 {
 		return false
@@ -125,7 +126,7 @@ func (p Process) Alive() bool {
 		return false
 	}
 	s, err := readStat(p.PID)
-	return err == nil && s.start == p.Start && s.state != "Z" && s.state != "X"
+	return err == nil && s.start == p.Start && s.state != "X" && (s.state != "Z" || s.threads > 1)
 }
 
 // Stop asks the process to end, kills it after the grace, and returns when it
@@ -222,11 +223,12 @@ func Load(file string) Process {
 }
 
 type stat struct {
-	state string
-	start uint64
+	state   string
+	threads int
+	start   uint64
 }
 
-// readStat reads fields 3 and 22 of /proc/PID/stat (proc_pid_stat(5)). The
+// readStat reads fields 3, 20 and 22 of /proc/PID/stat (proc_pid_stat(5)). The
 // program's name in field 2 may hold anything, so the fields are counted
 // behind its last parenthesis.
 func readStat(pid int) (stat, error) {
@@ -238,8 +240,12 @@ func readStat(pid int) (stat, error) {
 	if len(fields) < 20 {
 		return stat{}, fmt.Errorf("/proc/%d/stat is cut off: %q", pid, data)
 	}
+	threads, err := strconv.Atoi(fields[17])
+	if err != nil {
+		return stat{}, err
+	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
-	return stat{state: fields[0], start: start}, err
+	return stat{state: fields[0], threads: threads, start: start}, err
 }
 
 func bootID() (string, error) {

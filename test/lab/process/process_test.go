@@ -1,9 +1,11 @@
 package process_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,42 @@ func TestStop(t *testing.T) {
 		if err := p.Stop(t.Context(), time.Second); err != nil {
 			t.Errorf("stopping what is gone: %v", err)
 		}
+	}
+}
+
+// endsFirstThread in the environment makes this test's program end the first
+// of its threads and stay.
+const endsFirstThread = "PROCESS_TEST_ENDS_FIRST_THREAD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(endsFirstThread) != "" {
+		go func() { time.Sleep(10 * time.Minute) }()
+		_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0) // TestMain runs on the thread that init locked
+	}
+	os.Exit(m.Run())
+}
+
+func init() { runtime.LockOSThread() }
+
+// A killed process shows as a zombie while its other threads still hold its
+// ports: who starts the next one then finds them taken.
+func TestFirstThreadEnded(t *testing.T) {
+	p, err := process.Start(process.Options{Args: []string{os.Args[0]}, Env: []string{endsFirstThread + "=1"}, Log: filepath.Join(t.TempDir(), "log")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its first thread has ended", func() bool {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+		return err == nil && strings.Contains(string(status), "State:\tZ")
+	})
+	if !p.Alive() {
+		t.Error("a process with living threads is taken for gone")
+	}
+	if err := p.Stop(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if p.Alive() {
+		t.Error("it is still alive")
 	}
 }
 
