@@ -228,9 +228,9 @@ func (s *scenario) controllers(n int32) {
 
 // TestControllerAway: without a controller pods start and stop, pools cannot be edited, and the counts are right when it is back.
 func TestControllerAway(t *testing.T) {
-	n := 12
+	n, away, pause := 12, time.Duration(0), time.Duration(0)
 	if *soak {
-		n = 40
+		n, away, pause = 40, time.Hour, 5*time.Minute
 	}
 	s := alone(t, 60)
 	s.controllers(0)
@@ -240,19 +240,31 @@ func TestControllerAway(t *testing.T) {
 			s.controllers(2)
 		}
 	}()
+	began := time.Now()
+	s.withoutController(n)
+	for rounds := 2; time.Since(began) < away; rounds++ {
+		time.Sleep(pause)
+		s.withoutController(n)
+		t.Logf("%d times %d pods started and stopped, the controller is away for %s", rounds, n, time.Since(began).Round(time.Second))
+	}
+	s.controllers(2)
+	restored = true
+	s.shows(s.v4, 0, 60)
+}
+
+// withoutController starts and stops n pods, and tries to edit a pool.
+func (s *scenario) withoutController(n int) {
+	s.Helper()
 	d := s.deployment(int32(n))
 	s.running(n)
 	s.agree(n, 2*n)
 	p := s.poolOf(s.v4)
 	p.Spec.IPs = append(p.Spec.IPs, fmt.Sprintf("172.20.%d.200", s.number))
-	if err := s.Update(t.Context(), p); err == nil || !strings.Contains(err.Error(), "spiderpool-controller") {
-		t.Errorf("a pool is edited while nobody admits edits: %v, want a refusal that names spiderpool-controller", err)
+	if err := s.Update(s.Context(), p); err == nil || !strings.Contains(err.Error(), "spiderpool-controller") {
+		s.Errorf("a pool is edited while nobody admits edits: %v, want a refusal that names spiderpool-controller", err)
 	}
 	s.remove(d)
 	s.held(0)
-	s.controllers(2)
-	restored = true
-	s.shows(s.v4, 0, 60)
 }
 
 // edits edits a pool again and again until stop is called, and counts what became of that.
