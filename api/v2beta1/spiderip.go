@@ -12,19 +12,20 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:path=spiderips,singular=spiderip,scope=Cluster,shortName=sip,categories=spiderpool
 // +kubebuilder:selectablefield:JSONPath=`.spec.pool`
 // +kubebuilder:selectablefield:JSONPath=`.spec.node`
+// +kubebuilder:selectablefield:JSONPath=`.spec.use`
 // +kubebuilder:printcolumn:name="ADDRESS",type=string,JSONPath=`.spec.address`,description="the address"
 // +kubebuilder:printcolumn:name="NAMESPACE",type=string,JSONPath=`.spec.pod.namespace`,description="namespace of the pod that holds it"
 // +kubebuilder:printcolumn:name="POD",type=string,JSONPath=`.spec.pod.name`,description="pod that holds it"
 // +kubebuilder:printcolumn:name="POOL",type=string,JSONPath=`.spec.pool`,description="pool that gave it"
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`,description="node of the pod"
 // +kubebuilder:printcolumn:name="INTERFACE",type=string,JSONPath=`.spec.interface`,description="interface of the pod"
-// +kubebuilder:printcolumn:name="USE",type=string,JSONPath=`.spec.use`,description="Pod or Quarantine"
+// +kubebuilder:printcolumn:name="USE",type=string,JSONPath=`.spec.use`,description="Pod, Kept or Quarantine"
 // +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`,description="since when the address is held"
+// +kubebuilder:printcolumn:name="FIXED-FOR",type=string,JSONPath=`.spec.owner.name`,description="name of what a fixed address belongs to"
 // +kubebuilder:printcolumn:name="NETWORK",type=string,JSONPath=`.spec.network`,description="CNI network of the interface",priority=1
 // +kubebuilder:printcolumn:name="CONTAINER",type=string,JSONPath=`.spec.containerID`,description="sandbox that holds it",priority=1
 // +kubebuilder:printcolumn:name="OWNER-KIND",type=string,JSONPath=`.spec.owner.kind`,description="kind of what a fixed address belongs to",priority=1
-// +kubebuilder:printcolumn:name="OWNER",type=string,JSONPath=`.spec.owner.name`,description="name of what a fixed address belongs to",priority=1
-// +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.spec.reason`,description="why the use is what it is",priority=1
+// +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.spec.reason`,description="why no pod has the address, and until when it is kept",priority=1
 //
 // +kubebuilder:validation:XValidation:rule=`!isIP(self.spec.address) || (self.spec.address.contains(':') ? self.metadata.name.matches('^[0-9a-f]{4}(-[0-9a-f]{4}){7}$') && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.address) : self.metadata.name == self.spec.address)`,fieldPath=".spec.address",messageExpression=`'the object is named ' + self.metadata.name + ' and holds ' + self.spec.address + ': the name must be the address, IPv6 in full with dashes'`,message="the name must be the address, IPv6 in full with dashes"
 type SpiderIP struct {
@@ -38,18 +39,23 @@ type SpiderIP struct {
 
 // IPUse says what an address that is held is held for.
 //
-// +kubebuilder:validation:Enum=Pod;Quarantine
+// +kubebuilder:validation:Enum=Pod;Kept;Quarantine
 type IPUse string
 
 const (
 	// IPUsePod means that the pod named has the address.
 	IPUsePod IPUse = "Pod"
+	// IPUseKept means that the address is fixed and nobody bears it: the pod named was the last, its container is gone, and
+	// the owner's next pod of that name gets it. Only the agent of the node that proved this writes it.
+	IPUseKept IPUse = "Kept"
 	// IPUseQuarantine means that the pod named is gone, but nothing proves that its container is: the address may be
 	// taken over only after a probe has found it silent on the link.
 	IPUseQuarantine IPUse = "Quarantine"
 )
 
 // IPSpec is an address and its holder: one interface of one sandbox of one pod. Address and pool never change.
+//
+// +kubebuilder:validation:XValidation:rule=`!has(self.use) || self.use != 'Kept' || has(self.owner)`,fieldPath=".owner",message="is required for use Kept: an address is kept for somebody"
 type IPSpec struct {
 	// Address is the IP address in its canonical text, "10.6.0.10" or "fd00:10::a", without prefix length.
 	// +kubebuilder:validation:Required
@@ -101,12 +107,13 @@ type IPSpec struct {
 	// +optional
 	Owner *IPOwner `json:"owner,omitempty"`
 
-	// Use is Pod while the pod has the address, and Quarantine while it is uncertain that its container is gone.
+	// Use is Pod while the pod has the address, Kept while a fixed address waits for the next pod of its owner, and
+	// Quarantine while it is uncertain that the pod's container is gone.
 	// +optional
 	// +kubebuilder:default=Pod
 	Use IPUse `json:"use,omitempty"`
 
-	// Reason says in words why the address is in quarantine.
+	// Reason says in words why the address is held although no pod has it, and until when.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`

@@ -3,16 +3,23 @@ package facts
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 )
 
 // TopOwner returns the controller at the top of p's owners: the Deployment
-// above its ReplicaSet, the CronJob above its Job, else its direct controller,
+// above its ReplicaSet, the CronJob above its Job, the virtual machine above its
+// instance, else its direct controller,
 // and p itself if nobody controls it. An owner in between is read once and
 // remembered by UID.
 func (w *Facts) TopOwner(ctx context.Context, p *corev1.Pod) (metav1.OwnerReference, error) {
@@ -28,7 +35,7 @@ func (w *Facts) TopOwner(ctx context.Context, p *corev1.Pod) (metav1.OwnerRefere
 	}
 	m := meta(schema.FromAPIVersionAndKind(top.APIVersion, top.Kind))
 	switch err := w.live.Get(ctx, client.ObjectKey{Namespace: p.Namespace, Name: top.Name}, m); {
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), apimeta.IsNoMatchError(err):
 		return *top, nil
 	case err != nil:
 		return metav1.OwnerReference{}, fmt.Errorf("read %s %s/%s: %w", top.Kind, p.Namespace, top.Name, err)
@@ -43,7 +50,40 @@ func (w *Facts) TopOwner(ctx context.Context, p *corev1.Pod) (metav1.OwnerRefere
 
 // between reports whether o is of a kind that others create to run pods.
 func between(o *metav1.OwnerReference) bool {
-	gvk := schema.FromAPIVersionAndKind(o.APIVersion, o.Kind)
-	return gvk.GroupKind() == schema.GroupKind{Group: "apps", Kind: "ReplicaSet"} ||
-		gvk.GroupKind() == schema.GroupKind{Group: "batch", Kind: "Job"}
+	switch schema.FromAPIVersionAndKind(o.APIVersion, o.Kind).GroupKind() {
+	case schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}, schema.GroupKind{Group: "batch", Kind: "Job"},
+		schema.GroupKind{Group: "kubevirt.io", Kind: "VirtualMachineInstance"}:
+		return true
+	}
+	return false
+}
+
+// FixedOwner returns what the fixed addresses of p belong to, or nil and why
+// they go with the pod.
+func (w *Facts) FixedOwner(ctx context.Context, p *corev1.Pod, rules fixed.Rules) (owner *v2beta1.IPOwner, why string, err error) {
+	top := metav1.OwnerReference{}
+	if c := metav1.GetControllerOfNoCopy(p); c != nil && c.Kind == "VirtualMachineInstance" {
+		if top, err = w.TopOwner(ctx, p); err != nil {
+			return nil, "", err
+		}
+	}
+	owner, why = rules.Owner(p, top)
+	return owner, why, nil
+}
+
+// ReadOwner reads what a fixed address belongs to; nil says that it does not
+// exist. A kind that the API server does not know is an error: its definition
+// may be on its way.
+func ReadOwner(ctx context.Context, live client.Reader, namespace string, owner *v2beta1.IPOwner) (*unstructured.Unstructured, error) {
+	o := &unstructured.Unstructured{}
+	o.SetAPIVersion(owner.APIVersion)
+	o.SetKind(owner.Kind)
+	err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: owner.Name}, o)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s/%s: %w", strings.ToLower(owner.Kind), namespace, owner.Name, err)
+	}
+	return o, nil
 }
