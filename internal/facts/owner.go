@@ -79,7 +79,7 @@ func ReadOwner(ctx context.Context, live client.Reader, namespace string, owner 
 	o.SetAPIVersion(owner.APIVersion)
 	o.SetKind(owner.Kind)
 	err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: owner.Name}, o)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) { // there is no such path
 		return nil, nil
 	}
 	if err != nil {
