@@ -12,7 +12,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -210,18 +209,26 @@ func TestAPIServerRestarted(t *testing.T) {
 	s.held(0)
 }
 
-// TestPoolShrunk: half of a pool is taken away while pods start. From then on
-// nobody gets an address outside of it; who had one keeps it.
-func TestPoolShrunk(t *testing.T) {
+// TestPoolReserved: half of a pool is reserved while pods start. Once the status says so nobody gets an address of that half;
+// who had one keeps it.
+func TestPoolReserved(t *testing.T) {
 	s := alone(t, 100)
 	const n = 30
 	d := s.deployment(n)
 	s.started(5)
-	left := fmt.Sprintf("172.20.%d.51-172.20.%d.100", s.number, s.number)
-	p := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: s.v4}}
-	if err := s.Patch(t.Context(), p, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"ips":[%q]}}`, left))); err != nil {
+	reserved := &v2beta1.SpiderReservedIP{ObjectMeta: metav1.ObjectMeta{Name: s.namespace},
+		Spec: v2beta1.ReservedIPSpec{IPs: []string{fmt.Sprintf("172.20.%d.1-172.20.%d.50", s.number, s.number)}}}
+	if err := s.Create(t.Context(), reserved); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = s.Delete(context.Background(), reserved) })
+	s.eventually(func() string {
+		p := s.poolOf(s.v4)
+		if said := p.Annotations[v2beta1.AnnotationReserved]; said == "" || p.Status.ObservedReserved != said {
+			return fmt.Sprintf("the pool is told to reserve %q, and judged with %q", said, p.Status.ObservedReserved)
+		}
+		return ""
+	})
 	// Claims that were confirmed before the edit are in this list; later ones see the edit.
 	before := s.entries()
 	s.running(n)
@@ -234,11 +241,11 @@ func TestPoolShrunk(t *testing.T) {
 		if ip.Is4() && ip.As4()[3] <= 50 {
 			outside++
 			if !slices.Contains(before, e) {
-				t.Errorf("%s was given after the pool had lost it", e)
+				t.Errorf("%s was given after it was reserved", e)
 			}
 		}
 	}
-	t.Logf("%d pods keep an address that the pool lost, of %d entries at the edit", outside, len(before))
+	t.Logf("%d pods keep an address that is reserved, of %d entries when the pool was judged", outside, len(before))
 	s.remove(d)
 	s.held(0)
 }
