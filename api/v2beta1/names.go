@@ -44,6 +44,10 @@ const AnnotationAllowDelete = "ipam.spidernet.io/allow-delete"
 // AnnotationWritten on a SpiderIP differs after each update of it, so that no two versions are alike.
 const AnnotationWritten = "ipam.spidernet.io/written"
 
+// AnnotationBearers on the SpiderIP of a virtual machine names, with blanks between, the containers that may still bear the
+// address beside the one of the entry: launchers from which the machine moved away. Only agents write it.
+const AnnotationBearers = "ipam.spidernet.io/bearers"
+
 // Annotations of a pod that Multus reads too; they tell which network an interface belongs to.
 const (
 	AnnotationMultusDefaultNetwork = "v1.multus-cni.io/default-network"

@@ -165,6 +165,12 @@ type IPOwner struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	UID string `json:"uid"`
+
+	// Instance is, of a virtual machine, the UID of the VirtualMachineInstance that runs. Two pods of one instance may bear
+	// the address while the machine moves from node to node.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	Instance string `json:"instance,omitempty"`
 }
 
 // SpiderIPList is a list of addresses in use.

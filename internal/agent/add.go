@@ -13,6 +13,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/publish"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -61,7 +62,15 @@ func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Repl
 			return reply, err
 		}
 	}
-	return a.assign(ctx, r, k)
+	for {
+		reply, err := a.assign(ctx, r, k)
+		if !errors.Is(err, publish.ErrChanged) {
+			return reply, err
+		}
+		if err := a.allocation.Lock(ctx, r); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // identify finds out which pod asks and which pools it may take from. A pod that is terminating or has finished gets no
@@ -76,7 +85,10 @@ func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
 		r.UID = string(pod.UID)
 	}
 	if why := facts.Finished(pod); why != "" {
-		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, errFinished)
+		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, allocation.ErrFinished)
+	}
+	if r.FixedFor, _, err = a.Facts.FixedOwner(ctx, pod, a.Fixed); err != nil {
+		return err
 	}
 	if r.Context, err = a.Facts.PodContext(ctx, pod); err != nil {
 		return err
@@ -144,6 +156,10 @@ func (a *Agent) stands(ctx context.Context, i *lease.Interface, k lease.Key, rep
 func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) (*wire.Reply, error) {
 	a.leases.SetAnswer(k, nil)
 	had := r.Holding().Leases()
+	recorded, err := a.recall(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	var grants []*allocation.Grant
 	for _, f := range pool.Families {
 		if len(r.Selection.Names[f]) == 0 {
@@ -156,17 +172,24 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 		}
 		grants = append(grants, g)
 	}
+	reply, left := answer(r, grants)
+	shown := endpointOf(r.Interface, cleanGateway(r), reply.IPs, reply.Routes)
+	if err := a.record(ctx, r, recorded, shown); err != nil {
+		a.takeBack(ctx, r, had, grants)
+		return nil, err
+	}
 	a.releaseOthers(ctx, r, grants)
 	for _, g := range grants {
 		g.Lease.Told, g.Lease.Owned = lease.Yes, true
 	}
-	reply, left := answer(r, grants)
 	if len(left) > 0 {
 		a.Log.Info("routes of the pod are left out on this interface: their next hops are not on it",
 			"pod", r.Pod.Namespace+"/"+r.Pod.Name, "interface", r.Interface, "routes", left)
 	}
 	a.leases.SetAnswer(k, reply)
-	a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, endpointOf(r.Interface, cleanGateway(r), reply.IPs, reply.Routes), false)
+	if r.FixedFor == nil {
+		a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, nil, shown, false)
+	}
 	return reply, nil
 }
 
@@ -178,8 +201,11 @@ func (a *Agent) takeBack(ctx context.Context, r *allocation.Request, had []*leas
 		return // the DEL of the container releases it, or the audit
 	}
 	for _, g := range grants {
-		if !slices.Contains(had, g.Lease) {
-			a.allocation.PutBack(ctx, r.Holding(), g.Lease)
+		if slices.Contains(had, g.Lease) {
+			continue
+		}
+		if err := a.giveUp(ctx, r.Holding(), g.Lease); err != nil {
+			a.Log.Warn("not released yet", "address", g.Lease.Entry.Spec.Address, "error", err) // the audit does it
 		}
 	}
 	a.republish(ctx, r.Holding(), false)

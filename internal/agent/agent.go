@@ -23,6 +23,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/coalesce"
 	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
@@ -43,6 +44,8 @@ type Options struct {
 	// Client reads live (uncached); its rest.Config.Timeout bounds each request.
 	Client client.Client
 	Facts  *facts.Facts
+	// Fixed says which pods keep their addresses for the next pod of their name.
+	Fixed fixed.Rules
 	// Events records what people should see on their pods.
 	Events    record.EventRecorder
 	Durations timing.Durations

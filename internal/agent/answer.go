@@ -78,11 +78,12 @@ func endpointOf(ifname string, cleanGateway bool, ips []wire.IP, routes []wire.R
 }
 
 // republish shows what an interface still has after something of it was released, or was found to have at the start, as far as
-// the ledger and this process know.
+// the ledger and this process know. Fixed addresses are shown as they were recorded.
 func (a *Agent) republish(ctx context.Context, i *lease.Interface, found bool) {
 	var ips []wire.IP
 	var routes []wire.Route
 	var pod client.ObjectKey
+	var owner *v2beta1.IPOwner
 	for _, l := range i.Leases() {
 		if !l.Held() || l.Told == lease.No {
 			continue
@@ -96,10 +97,11 @@ func (a *Agent) republish(ctx context.Context, i *lease.Interface, found bool) {
 			routes = reply.Routes
 		}
 		pod = client.ObjectKey{Namespace: l.Entry.Spec.Pod.Namespace, Name: l.Entry.Spec.Pod.Name}
+		owner = l.Entry.Spec.Owner
 	}
 	if len(ips) == 0 {
 		a.publish.Drop(i.PodUID, i.Owner.Interface)
 		return
 	}
-	a.publish.Set(pod, i.PodUID, endpointOf(i.Owner.Interface, false, ips, routes), found)
+	a.publish.Set(pod, i.PodUID, owner, endpointOf(i.Owner.Interface, false, ips, routes), found)
 }

@@ -110,7 +110,7 @@ func (a *Agent) do(ctx context.Context, i *lease.Interface, l *lease.Lease, v le
 	case lease.Forget:
 		i.Forget(l)
 	case lease.Release:
-		if err = a.allocation.Release(ctx, i, l); err == nil {
+		if err = a.giveUp(ctx, i, l); err == nil {
 			a.metrics.Released.Inc()
 			log.Info("released without a DEL: nothing bears the address any more")
 		}
@@ -122,11 +122,12 @@ func (a *Agent) do(ctx context.Context, i *lease.Interface, l *lease.Lease, v le
 			a.Events.Event(podReference(s.Pod), corev1.EventTypeWarning, reasonContradiction,
 				fmt.Sprintf("the pod bears %s, and the ledger gives it to %s: delete one of the two pods", s.Address, holderText(holder)))
 		} else if err == nil {
+			a.recordAgain(ctx, i, l)
 			a.metrics.Recreated.Inc()
 			log.Warn("the SpiderIP of a living container was gone and is made again")
 		}
 	}
-	if err != nil && !errors.Is(err, lease.ErrUnsettled) {
+	if err != nil && !errors.Is(err, lease.ErrUnsettled) && !errors.Is(err, lease.ErrMoved) {
 		log.Warn("an address cannot be put right now, it is tried again", "error", err)
 	}
 	return holder, err

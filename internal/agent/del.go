@@ -94,7 +94,7 @@ func (a *Agent) releaseOf(ctx context.Context, owner lease.Owner, k lease.Key) e
 	errs := []error{a.leases.Settle(ctx, i)}
 	for _, l := range i.Leases() {
 		if l.Key() == k {
-			errs = append(errs, a.allocation.Release(ctx, i, l))
+			errs = append(errs, a.giveUp(ctx, i, l))
 		}
 	}
 	a.republish(ctx, i, false)

@@ -12,7 +12,6 @@ import (
 
 var (
 	errStarting = errors.New("the agent of this node is starting and does not know yet what its pods hold; this ends by itself")
-	errFinished = errors.New("it gets no address")
 	errConfig   = errors.New("it is not clear which pools may serve it")
 	errNotHeld  = errors.New("the attachment does not hold what it should")
 )
@@ -35,6 +34,9 @@ func code(err error) uint {
 		}
 		return wire.CodeNoPool
 	}
+	if _, held := errors.AsType[*allocation.Held](err); held {
+		return wire.CodeHeldElsewhere
+	}
 	for _, c := range []struct {
 		is   error
 		code uint
@@ -42,7 +44,7 @@ func code(err error) uint {
 		{facts.ErrNoPod, wire.CodeEnvironment},
 		{facts.ErrOtherPod, wire.CodeEnvironment},
 		{facts.ErrOtherNode, wire.CodeEnvironment},
-		{errFinished, wire.CodeEnvironment},
+		{allocation.ErrFinished, wire.CodeEnvironment},
 		{errConfig, wire.CodeConfig},
 		{errNotHeld, wire.CodeUnknownContainer},
 	} {
@@ -56,12 +58,13 @@ func code(err error) uint {
 // outcome says for the metrics how an ADD ended.
 func outcome(err error) metrics.Outcome {
 	refused, isRefused := errors.AsType[*allocation.Refused](err)
+	_, isHeld := errors.AsType[*allocation.Held](err)
 	switch {
 	case err == nil:
 		return metrics.Served
 	case cancelled(err):
 		return metrics.Cancelled
-	case isRefused && len(refused.Full) > 0:
+	case isRefused && len(refused.Full) > 0, isHeld:
 		return metrics.UsedOut
 	case isRefused, errors.Is(err, pool.ErrNoSelection):
 		return metrics.NoPool

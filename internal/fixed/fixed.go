@@ -37,10 +37,14 @@ func (r Rules) Owner(pod metav1.Object, top metav1.OwnerReference) (owner *v2bet
 	if direct == nil {
 		return nil, "the pod has no controller that would make it again under its name"
 	}
-	if kindOf(direct.APIVersion, direct.Kind) == virtualMachineInstance && kindOf(top.APIVersion, top.Kind) == virtualMachine {
-		direct = &top
+	instance := ""
+	if kindOf(direct.APIVersion, direct.Kind) == virtualMachineInstance {
+		instance = string(direct.UID)
+		if kindOf(top.APIVersion, top.Kind) == virtualMachine {
+			direct = &top
+		}
 	}
-	owner = &v2beta1.IPOwner{APIVersion: direct.APIVersion, Kind: direct.Kind, Name: direct.Name, UID: string(direct.UID)}
+	owner = &v2beta1.IPOwner{APIVersion: direct.APIVersion, Kind: direct.Kind, Name: direct.Name, UID: string(direct.UID), Instance: instance}
 	if why := r.excludes(owner); why != "" {
 		return nil, why
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,6 +89,10 @@ type Request struct {
 	Selection pool.Selection
 	// Routes are those that the pod asks for, for any of its interfaces.
 	Routes []pool.Route
+	// FixedFor is what the pod's addresses belong to, nil if they go with the pod. Recorded are those that the interface had,
+	// in this pod or one before it of the name, as its SpiderEndpoint says.
+	FixedFor *v2beta1.IPOwner
+	Recorded map[pool.Family]netip.Addr
 	// Waited is how long it stood in line.
 	Waited time.Duration
 
@@ -133,7 +138,11 @@ func (r *Request) patient() bool { return time.Now().Before(r.Deadline) }
 // spec is what an entry says in the name of the ADD, but for address and pool.
 func (r *Request) spec(node string) v2beta1.IPSpec {
 	return v2beta1.IPSpec{Node: node, Network: r.Network, Interface: r.Interface, Netns: r.Netns, ContainerID: r.ContainerID,
-		Pod: v2beta1.IPPod{Namespace: r.Pod.Namespace, Name: r.Pod.Name, UID: r.UID}, Use: v2beta1.IPUsePod}
+		Pod: r.pod(), Owner: r.FixedFor, Use: v2beta1.IPUsePod}
+}
+
+func (r *Request) pod() v2beta1.IPPod {
+	return v2beta1.IPPod{Namespace: r.Pod.Namespace, Name: r.Pod.Name, UID: r.UID}
 }
 
 // Grant is an address that an interface holds, and its pool as the fence read it.
@@ -151,6 +160,9 @@ func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*G
 	}
 	edited := a.Facts.PoolsChanged()
 	g, refused, err := a.attempt(ctx, r, f)
+	if held, ok := errors.AsType[*Held](err); ok {
+		g, refused, err = a.awaitHolder(ctx, r, f, held)
+	}
 	if refused == nil {
 		return g, err
 	}
@@ -162,7 +174,7 @@ func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*G
 
 // attempt looks once: at what the interface holds, then at the pools. Exactly one of its results is set.
 func (a *Allocator) attempt(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
-	if g, err := a.reuse(ctx, r, f); g != nil || err != nil {
+	if g, err := a.had(ctx, r, f); g != nil || err != nil {
 		return g, nil, err
 	}
 	return a.round(ctx, r, f)
@@ -171,10 +183,9 @@ func (a *Allocator) attempt(ctx context.Context, r *Request, f pool.Family) (*Gr
 // round tries the pools that serve the selection, once. Only a pool that is proven full is passed over for the next, or one
 // that refuses meanwhile.
 func (a *Allocator) round(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
-	a.selectAgain(r, f)
-	candidates, err := retry(ctx, r, func() ([]pool.Candidate, error) { return a.Facts.Candidates(ctx, r.Selection, f) })
+	candidates, err := a.selected(ctx, r, f)
 	if err != nil {
-		return nil, nil, away(err)
+		return nil, nil, err
 	}
 	serve, refusals := pool.Choose(r.Context, f, candidates)
 	refused := &Refused{Full: map[string]*Full{}, Asked: r.asked(f),
@@ -190,6 +201,13 @@ func (a *Allocator) round(ctx context.Context, r *Request, f pool.Family) (*Gran
 		refused.Why = append(refused.Why, pool.Refusal{Pool: p.Name, Why: refusal})
 	}
 	return nil, refused, nil
+}
+
+// selected are the pools that the ADD may take from, as they are now.
+func (a *Allocator) selected(ctx context.Context, r *Request, f pool.Family) ([]pool.Candidate, error) {
+	a.selectAgain(r, f)
+	candidates, err := retry(ctx, r, func() ([]pool.Candidate, error) { return a.Facts.Candidates(ctx, r.Selection, f) })
+	return candidates, away(err)
 }
 
 // selectAgain looks which pools are defaults now, if those are what the ADD takes from.

@@ -22,8 +22,12 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
-// ErrAway marks an error of the API server that may pass.
-var ErrAway = errors.New("exhaust all retries, the API server does not answer")
+var (
+	// ErrAway marks an error of the API server that may pass.
+	ErrAway = errors.New("exhaust all retries, the API server does not answer")
+	// ErrFinished says that a pod is being deleted, or has finished.
+	ErrFinished = errors.New("it gets no address")
+)
 
 var (
 	errStopping = errors.New("all addresses are taken, and the agent of this node is stopping; try again when it is back")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/probe"
 )
@@ -123,6 +124,9 @@ func (t *Table) List(ctx context.Context) (Snapshot, error) {
 	s := Snapshot{Entries: map[Owner][]*v2beta1.SpiderIP{}, Sent: time.Now()}
 	entries, err := t.ledger.OfNode(ctx, t.node)
 	for i := range entries {
+		if entries[i].Spec.Use == v2beta1.IPUseKept {
+			continue // nobody has it
+		}
 		o := ownerOf(&entries[i])
 		s.Entries[o] = append(s.Entries[o], &entries[i])
 	}
@@ -197,9 +201,11 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 		return nil, fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	case now == nil:
 		return nil, ErrUnsettled
-	case ownerOf(now) == i.Owner && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Node == t.node:
+	case ownerOf(now) == i.Owner && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Node == t.node && now.Spec.Use != v2beta1.IPUseKept:
 		l.Entry, l.contradicted = now, false
 		return nil, nil
+	case fixed.Same(now.Spec.Owner, now.Spec.Pod, l.Entry.Spec.Owner, l.Entry.Spec.Pod):
+		return nil, t.takeBack(ctx, l, now)
 	}
 	l.contradicted = true
 	return now, nil

@@ -303,6 +303,11 @@ func (t *Table) rewrite(ctx context.Context, l *Lease, spec v2beta1.IPSpec) erro
 // Release removes the entry of a lease. freed says that this made the address free. An entry that has become somebody
 // else's is left alone and the lease forgotten. ErrUnsettled means that a create in doubt may still happen.
 func (t *Table) Release(ctx context.Context, i *Interface, l *Lease) (freed bool, err error) {
+	return t.end(ctx, i, l, t.ledger.Release)
+}
+
+// end ends a lease by a last write of its entry.
+func (t *Table) end(ctx context.Context, i *Interface, l *Lease, write func(context.Context, *v2beta1.SpiderIP) error) (written bool, err error) {
 	bearer := l.Key()
 	l.Confirmed = false
 	read := !l.Held() || l.stale()
@@ -315,7 +320,7 @@ func (t *Table) Release(ctx context.Context, i *Interface, l *Lease) (freed bool
 				return false, nil // a write without an answer happened after all: it is another container's
 			}
 		}
-		if err = t.ledger.Release(ctx, l.Entry); !errors.Is(err, ledger.ErrLost) {
+		if err = write(ctx, l.Entry); !errors.Is(err, ledger.ErrLost) {
 			break
 		}
 		read = true
@@ -360,7 +365,7 @@ func (t *Table) refresh(ctx context.Context, i *Interface, l *Lease) error {
 	if err != nil {
 		return fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	}
-	if now == nil || ownerOf(now) != i.Owner || now.Spec.Node != t.node || l.Held() && now.UID != l.Entry.UID && !same(now, l.Entry) && !l.unsettled() {
+	if now == nil || ownerOf(now) != i.Owner || now.Spec.Node != t.node || now.Spec.Use == v2beta1.IPUseKept || l.Held() && now.UID != l.Entry.UID && !same(now, l.Entry) && !l.unsettled() {
 		t.lost(i, l)
 		return fmt.Errorf("%s: %w", l.Entry.Name, ledger.ErrLost)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 )
 
 const (
@@ -46,7 +47,10 @@ type Publisher struct {
 
 // endpoint is what is to be published of one pod, by interface.
 type endpoint struct {
-	pod        client.ObjectKey
+	pod client.ObjectKey
+	// owner is what its addresses belong to if they are fixed. Then the endpoint tells the next pod of the name which they
+	// are, and is written here only if it is missing.
+	owner      *v2beta1.IPOwner
 	interfaces map[string]v2beta1.EndpointInterface
 	// written is the object as this process wrote it last.
 	written *v2beta1.SpiderEndpoint
@@ -64,8 +68,13 @@ func New(c client.Client, f *facts.Facts, node string, log *slog.Logger, busy fu
 }
 
 // Set publishes what an interface of a pod has, whose UID is the one that CNI gave. What was found in the ledger when the agent
-// started is only written if the pod has no endpoint: one that is there tells more than the ledger does.
-func (p *Publisher) Set(pod client.ObjectKey, uid string, i v2beta1.EndpointInterface, found bool) {
+// started, and what belongs to an owner, is only written if the pod has no endpoint: one that is there tells more.
+func (p *Publisher) Set(pod client.ObjectKey, uid string, owner *v2beta1.IPOwner, i v2beta1.EndpointInterface, found bool) {
+	p.set(pod, uid, owner, i, found)
+	p.queue.Add(uid)
+}
+
+func (p *Publisher) set(pod client.ObjectKey, uid string, owner *v2beta1.IPOwner, i v2beta1.EndpointInterface, found bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e, known := p.pods[uid]
@@ -74,8 +83,7 @@ func (p *Publisher) Set(pod client.ObjectKey, uid string, i v2beta1.EndpointInte
 		p.pods[uid] = e
 	}
 	e.found = found && (e.found || !known)
-	e.interfaces[i.Interface] = i
-	p.queue.Add(uid)
+	e.owner, e.interfaces[i.Interface] = owner, i
 }
 
 // Drop takes back an interface. The endpoint itself goes with its pod.
@@ -151,7 +159,7 @@ func (p *Publisher) write(ctx context.Context, uid string) error {
 	}
 	pod, err := p.facts.Pod(ctx, e.pod.Namespace, e.pod.Name, uid)
 	switch {
-	case facts.Gone(err), err == nil && pod.DeletionTimestamp != nil && len(e.interfaces) == 0:
+	case facts.Gone(err), err == nil && (pod.DeletionTimestamp != nil || e.owner != nil) && len(e.interfaces) == 0:
 		p.forget(uid)
 		return nil
 	case err != nil:
@@ -181,7 +189,9 @@ func (p *Publisher) snapshot(uid string) (_ endpoint, ok bool) {
 	if !ok {
 		return endpoint{}, false
 	}
-	return endpoint{e.pod, maps.Clone(e.interfaces), e.written, e.found}, true
+	out := *e
+	out.interfaces = maps.Clone(e.interfaces)
+	return out, true
 }
 
 func (p *Publisher) forget(uid string) {
@@ -193,6 +203,13 @@ func (p *Publisher) forget(uid string) {
 // put creates the endpoint, or updates it to what is wanted: one request if
 // this process wrote it last and nobody else since.
 func (p *Publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e endpoint) (*v2beta1.SpiderEndpoint, error) {
+	if e.owner != nil {
+		there, err := p.Read(ctx, client.ObjectKeyFromObject(want))
+		if err != nil || there != nil {
+			return there, err
+		}
+		return want, client.IgnoreAlreadyExists(p.client.Create(ctx, want))
+	}
 	there := e.written
 	if there == nil && !e.found {
 		if err := p.client.Create(ctx, want); !apierrors.IsAlreadyExists(err) {
@@ -226,14 +243,17 @@ func (p *Publisher) put(ctx context.Context, want *v2beta1.SpiderEndpoint, e end
 }
 
 // object is the endpoint of a pod as it should be: named after the pod, owned
-// by it, so that it goes with it, without finalizer.
+// by it, so that it goes with it, without finalizer. One of fixed addresses
+// outlives the pod.
 func (p *Publisher) object(ctx context.Context, pod *corev1.Pod, e endpoint) (*v2beta1.SpiderEndpoint, error) {
 	top, err := p.facts.TopOwner(ctx, pod)
 	if err != nil {
 		return nil, err
 	}
-	out := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name,
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}}}}
+	out := &v2beta1.SpiderEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: fixed.Name(e.owner, pod.Name)}}
+	if e.owner == nil {
+		out.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}}
+	}
 	out.Status.OwnerControllerType, out.Status.OwnerControllerName = top.Kind, top.Name
 	out.Status.Current = v2beta1.EndpointCurrent{UID: string(pod.UID), Node: p.node, IPs: []v2beta1.EndpointInterface{}}
 	for _, name := range slices.Sorted(maps.Keys(e.interfaces)) {

@@ -1,0 +1,246 @@
+package allocation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
+	"github.com/spidernet-io/spiderpool/internal/agent/line"
+	"github.com/spidernet-io/spiderpool/internal/agent/timing"
+	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
+	"github.com/spidernet-io/spiderpool/internal/ledger"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// Held is the error of an ADD whose fixed address another container bears still.
+type Held struct {
+	// Entry is the address and its holder.
+	Entry *v2beta1.SpiderIP
+}
+
+// Error names the holder, and what to do if it never goes.
+func (e *Held) Error() string {
+	s := e.Entry.Spec
+	return fmt.Sprintf("the fixed address %s is still held by pod %s/%s (UID %s, container %s) on node %s: the address is taken over when the "+
+		"agent of that node has seen the container end. If the node is gone for certain, run: kubectl annotate --overwrite spiderip %s %s=true && kubectl delete spiderip %[7]s",
+		s.Address, s.Pod.Namespace, s.Pod.Name, s.Pod.UID, s.ContainerID, s.Node, e.Entry.Name, v2beta1.AnnotationAllowDelete)
+}
+
+// had gives the interface an address that it has: one that it holds or, if its addresses are fixed, one that it had in an
+// earlier pod of its name. It returns nil if there is none that a pool gives it.
+func (a *Allocator) had(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
+	if r.FixedFor == nil {
+		return a.reuse(ctx, r, f)
+	}
+	return retry(ctx, r, func() (*Grant, error) {
+		if g, err := a.reuse(ctx, r, f); g != nil || err != nil {
+			return g, err
+		}
+		return a.takeOver(ctx, r, f)
+	})
+}
+
+// takeOver gives the interface the address that is recorded of it. One that no pool gives it any more is released, if nothing
+// bears it; else the agent of its node does that, since it is recorded no more when this ADD has another.
+func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
+	address, recorded := r.Recorded[f]
+	if !recorded {
+		return nil, nil
+	}
+	entry, err := a.Ledger.Get(ctx, addr.Name(address))
+	if err != nil {
+		return nil, away(fmt.Errorf("read SpiderIP %s: %w", addr.Name(address), err))
+	}
+	if entry != nil && !r.inherits(entry) {
+		delete(r.Recorded, f)
+		return nil, nil
+	}
+	p, err := a.giver(ctx, r, f, address, entry)
+	switch {
+	case err != nil:
+		return nil, err
+	case entry != nil && (p == nil || p.Name != entry.Spec.Pool):
+		return a.relinquish(ctx, r, f, entry, p)
+	case p == nil:
+		delete(r.Recorded, f)
+		return nil, nil
+	case entry == nil:
+		return a.claimAgain(ctx, r, p, address, f)
+	}
+	return a.inherit(ctx, r, entry, f)
+}
+
+// inherits reports whether an entry is of the interface itself, or of an earlier pod whose addresses it gets.
+func (r *Request) inherits(entry *v2beta1.SpiderIP) bool {
+	s := entry.Spec
+	return s.Interface == r.Interface && (s.Pod.UID == r.UID || fixed.Same(s.Owner, s.Pod, r.FixedFor, r.pod()))
+}
+
+// giver is the pool that gives the interface its address again, that of its entry before others; nil if there is none. Only
+// the API server's word counts for a pool that would have to be left.
+func (a *Allocator) giver(ctx context.Context, r *Request, f pool.Family, address netip.Addr, entry *v2beta1.SpiderIP) (*pool.Pool, error) {
+	if asked := r.asked(f); asked.IsValid() && asked != address {
+		return nil, nil
+	}
+	candidates, err := a.selected(ctx, r, f)
+	if err != nil {
+		return nil, err
+	}
+	serve, _ := pool.Choose(r.Context, f, candidates)
+	serve = slices.DeleteFunc(serve, func(p *pool.Pool) bool { return !a.Facts.Gives(p).Contains(address) })
+	if entry == nil && len(serve) > 0 {
+		return serve[0], nil
+	}
+	if entry != nil {
+		if at := slices.IndexFunc(serve, func(p *pool.Pool) bool { return p.Name == entry.Spec.Pool }); at >= 0 {
+			return serve[at], nil
+		}
+		if slices.ContainsFunc(candidates, func(c pool.Candidate) bool { return c.Name == entry.Spec.Pool }) {
+			live, err := a.pools.Fresh(ctx, entry.Spec.Pool)
+			if err != nil && !errors.Is(err, facts.ErrNoPool) {
+				return nil, away(err)
+			}
+			if p := live.Value; err == nil && p.Refuses(r.Context, f) == "" && a.Facts.Gives(p).Contains(address) {
+				return p, nil
+			}
+		}
+	}
+	if len(serve) > 0 {
+		return serve[0], nil
+	}
+	return nil, nil
+}
+
+// relinquish gives up an entry whose pool does not give its address to the interface any more. If another does, it is claimed there.
+func (a *Allocator) relinquish(ctx context.Context, r *Request, f pool.Family, entry *v2beta1.SpiderIP, other *pool.Pool) (*Grant, error) {
+	address := r.Recorded[f]
+	if entry.Spec.Use != v2beta1.IPUseKept || len(lease.Bearers(entry)) > 0 {
+		if other != nil {
+			return nil, &Held{entry}
+		}
+		delete(r.Recorded, f)
+		return nil, nil
+	}
+	if err := a.Ledger.Release(ctx, entry); err != nil {
+		return a.lookAgain(ctx, r, f, err)
+	}
+	if other != nil {
+		return a.claimAgain(ctx, r, other, address, f)
+	}
+	a.freed(line.Offer{Pool: entry.Spec.Pool, Address: address}, r.Owner())
+	delete(r.Recorded, f)
+	return nil, nil
+}
+
+// lookAgain begins anew when an entry was changed after it was read.
+func (a *Allocator) lookAgain(ctx context.Context, r *Request, f pool.Family, err error) (*Grant, error) {
+	if errors.Is(err, ledger.ErrLost) || errors.Is(err, ledger.ErrTaken) {
+		return a.takeOver(ctx, r, f)
+	}
+	return nil, away(err)
+}
+
+// claimAgain claims an address that the interface had and whose entry is gone.
+func (a *Allocator) claimAgain(ctx context.Context, r *Request, p *pool.Pool, address netip.Addr, f pool.Family) (*Grant, error) {
+	spec := r.spec(a.Node)
+	spec.Address, spec.Pool = address.String(), p.Name
+	l, err := a.Leases.Create(ctx, r.iface, &v2beta1.SpiderIP{Spec: spec})
+	if err != nil {
+		return a.lookAgain(ctx, r, f, err)
+	}
+	return a.admit(ctx, r, l, f)
+}
+
+// inherit takes an entry over, once nothing bears its address but the interface itself.
+func (a *Allocator) inherit(ctx context.Context, r *Request, entry *v2beta1.SpiderIP, f pool.Family) (*Grant, error) {
+	own := entry.Spec.Pod.UID == r.UID && entry.Spec.Node == a.Node && entry.Spec.Use != v2beta1.IPUseKept
+	if l := r.iface.Lease(entry.Name); own && (l == nil || !l.Held()) {
+		a.Leases.Found(r.iface, entry)
+		return a.reuse(ctx, r, f)
+	}
+	if own || !r.mayTake(entry) {
+		return nil, &Held{entry}
+	}
+	// The entry was read before the pod is: if this is not the pod of that name any more, a later one may have been about the
+	// entry, and then the write fails.
+	pod, _, err := a.Facts.PodOfAnyNode(ctx, r.Pod.Namespace, r.Pod.Name, r.UID)
+	if err != nil {
+		return nil, away(err)
+	}
+	if why := facts.Finished(pod); why != "" {
+		return nil, fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, ErrFinished)
+	}
+	l, err := a.Leases.TakeOver(ctx, r.iface, entry, r.spec(a.Node))
+	if err != nil {
+		return a.lookAgain(ctx, r, f, err)
+	}
+	return a.admit(ctx, r, l, f)
+}
+
+// mayTake reports whether an entry of an earlier pod may be written to this one: nothing bears the address any more, or only
+// other pods of the same virtual machine instance, which moves.
+func (r *Request) mayTake(entry *v2beta1.SpiderIP) bool {
+	if entry.Spec.Use == v2beta1.IPUseKept && len(lease.Bearers(entry)) == 0 {
+		return true
+	}
+	instance := r.FixedFor.Instance
+	return instance != "" && entry.Spec.Owner != nil && entry.Spec.Owner.Instance == instance && entry.Spec.Use != v2beta1.IPUseQuarantine
+}
+
+// admit has the fence judge an address that the interface had.
+func (a *Allocator) admit(ctx context.Context, r *Request, l *lease.Lease, f pool.Family) (*Grant, error) {
+	v, err := a.confirm(ctx, r, l, f)
+	if err != nil || v.admitted() {
+		return &Grant{l, v.live}, err
+	}
+	delete(r.Recorded, f) // confirm has put it back
+	return nil, nil
+}
+
+// firstPause and lastPause are between two looks at a fixed address that is held.
+const firstPause, lastPause = 200 * time.Millisecond, 2 * time.Second
+
+// awaitHolder looks again and again whether a fixed address may be taken over, until the deadline has passed. The interface is
+// not locked meanwhile, so that a DEL of another container of the pod can end.
+func (a *Allocator) awaitHolder(ctx context.Context, r *Request, f pool.Family, held *Held) (*Grant, *Refused, error) {
+	a.Events.Event(r.Pod, corev1.EventTypeWarning, ReasonWaiting, fmt.Sprintf("waiting up to %s: %s", time.Until(r.Deadline).Round(time.Second), held))
+	for pause := firstPause; r.patient(); pause = min(2*pause, lastPause) {
+		r.Unlock()
+		if err := a.rest(ctx, r, timing.Jitter(pause)); err != nil {
+			return nil, nil, err
+		}
+		if err := a.Lock(ctx, r); err != nil {
+			return nil, nil, err
+		}
+		g, refused, err := a.attempt(ctx, r, f)
+		again, ok := errors.AsType[*Held](err)
+		if !ok {
+			return g, refused, err
+		}
+		held = again
+	}
+	return nil, nil, held
+}
+
+// rest lets some time pass.
+func (a *Allocator) rest(ctx context.Context, r *Request, pause time.Duration) error {
+	began := time.Now()
+	defer func() { r.Waited += time.Since(began) }()
+	select {
+	case <-time.After(pause):
+		return nil
+	case <-a.stopping:
+		return errStopping
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
