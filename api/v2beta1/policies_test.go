@@ -81,6 +81,10 @@ func stored(t *testing.T) {
 		held("10.61.0.4", "10.61.0.4", onNode("b"), annotated(v2beta1.AnnotationAllowDelete, "true")),
 		held("10.61.0.5", "10.61.0.5", onNode("b"), func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseQuarantine }),
 		held("10.61.0.6", "10.61.0.6", onNode("b"), annotated(v2beta1.AnnotationAllowDelete, "false")),
+		held("10.61.0.7", "10.61.0.7", onNode("b"), fixed("s1"), kept),
+		held("10.61.0.8", "10.61.0.8", onNode("b"), machine("VirtualMachine", "m1")),
+		held("10.61.0.9", "10.61.0.9", onNode("b"), machine("VirtualMachineInstance", "m1"), kept),
+		held("10.61.0.10", "10.61.0.10", onNode("b"), fixed("s1"), func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseQuarantine }),
 	} {
 		if err := create(t.Context(), c, ip); err != nil {
 			t.Fatal(err)
@@ -100,6 +104,25 @@ func onNode(node string) func(*v2beta1.SpiderIP) {
 func fixed(uid string) func(*v2beta1.SpiderIP) {
 	return func(ip *v2beta1.SpiderIP) {
 		ip.Spec.Owner = &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: uid}
+	}
+}
+
+// machine makes it an address of a KubeVirt machine.
+func machine(kind, uid string) func(*v2beta1.SpiderIP) {
+	return func(ip *v2beta1.SpiderIP) {
+		ip.Spec.Owner = &v2beta1.IPOwner{APIVersion: "kubevirt.io/v1", Kind: kind, Name: "db", UID: uid}
+	}
+}
+
+func kept(ip *v2beta1.SpiderIP) {
+	ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUseKept, "until it is deleted"
+}
+
+// launcher is the next pod of a machine, which has a name of its own.
+func launcher(node string) func(*v2beta1.SpiderIP) {
+	return func(ip *v2beta1.SpiderIP) {
+		anew(node)(ip)
+		ip.Spec.Pod.Name, ip.Spec.Use, ip.Spec.Reason = "virt-launcher-db-x", v2beta1.IPUsePod, ""
 	}
 }
 
@@ -138,12 +161,18 @@ func write(ctx context.Context, t *testing.T, by client.Client, verb, name strin
 // TestAgentWritesItsNode: whatever an agent writes into a SpiderIP, the node of its token decides.
 func TestAgentWritesItsNode(t *testing.T) {
 	stored(t)
-	const mine, theirs, sticky = "10.61.0.1", "10.61.0.2", "10.61.0.3"
-	const ofB = "10.61.0.2 is held by pod default/web-0 on node b, and the agent of node a may only take it over, and only for a pod of the same name and spec.owner"
-	const stickyOfB = "10.61.0.3 is held by pod default/web-0 on node b"
+	const mine, theirs, worn, free, vm, freeVM, unsure = "10.61.0.1", "10.61.0.2", "10.61.0.3", "10.61.0.7", "10.61.0.8", "10.61.0.9", "10.61.0.10"
+	const ofB = "10.61.0.2 is held by pod default/web-0 on node b, and the agent of node a may only take it over, and only for the next pod of the same name and spec.owner when no pod has it (spec.use), or for the same virtual machine"
+	const ofAnother = " is held by pod default/web-0 on node b, and the agent of node a may only take it over"
 	const onlyItsOwn = "spec.node: is b, and the agent of node a writes entries of its own node only"
 	ip := func(f func(*v2beta1.IPSpec)) func(*v2beta1.SpiderIP) {
 		return func(ip *v2beta1.SpiderIP) { f(&ip.Spec) }
+	}
+	next := func(node string) func(*v2beta1.SpiderIP) {
+		return func(ip *v2beta1.SpiderIP) { anew(node)(ip); ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUsePod, "" }
+	}
+	owner := func(f func(*v2beta1.IPOwner)) func(*v2beta1.SpiderIP) {
+		return func(ip *v2beta1.SpiderIP) { next("a")(ip); f(ip.Spec.Owner) }
 	}
 	for _, tt := range []struct {
 		name, verb, ip, want string
@@ -163,17 +192,34 @@ func TestAgentWritesItsNode(t *testing.T) {
 		{"another's, made a fixed one", "update", theirs, ofB, func(ip *v2beta1.SpiderIP) { anew("a")(ip); fixed("s1")(ip) }},
 		{"another's that may be deleted by hand", "update", "10.61.0.4", "is held by pod default/web-0 on node b", anew("a")},
 
-		{"fixed, pod made anew here", "update", sticky, "", anew("a")},
-		{"fixed, pod left elsewhere", "update", sticky, onlyItsOwn, anew("b")},
-		{"fixed, pod sent elsewhere", "update", sticky, "spec.node: is c, and the agent of node a", anew("c")},
-		{"fixed, of another pod", "update", sticky, stickyOfB, func(ip *v2beta1.SpiderIP) { anew("a")(ip); ip.Spec.Pod.Name = "web-1" }},
-		{"fixed, of another namespace", "update", sticky, stickyOfB, func(ip *v2beta1.SpiderIP) { anew("a")(ip); ip.Spec.Pod.Namespace = "x" }},
-		{"fixed, of another owner", "update", sticky, stickyOfB, func(ip *v2beta1.SpiderIP) { anew("a")(ip); fixed("s2")(ip) }},
-		{"fixed, no more", "update", sticky, stickyOfB, func(ip *v2beta1.SpiderIP) { anew("a")(ip); ip.Spec.Owner = nil }},
+		{"fixed, of a pod that may have it, made anew here", "update", worn, worn + ofAnother, anew("a")},
+		{"fixed and kept, pod made anew here", "update", free, "", next("a")},
+		{"fixed and kept, left as it is", "update", free, onlyItsOwn, annotated("a", "b")},
+		{"fixed and kept, pod made anew here and gone", "update", free, "", anew("a")},
+		{"fixed and kept, owner made anew", "update", free, "", func(ip *v2beta1.SpiderIP) { next("a")(ip); fixed("s2")(ip) }},
+		{"fixed and kept, owner in another version", "update", free, "", owner(func(o *v2beta1.IPOwner) { o.APIVersion = "apps/v2" })},
+		{"fixed and kept, of an owner of another group", "update", free, free + ofAnother, owner(func(o *v2beta1.IPOwner) { o.APIVersion = "apps.kruise.io/v1" })},
+		{"fixed and kept, of an owner of another kind", "update", free, free + ofAnother, owner(func(o *v2beta1.IPOwner) { o.Kind = "CloneSet" })},
+		{"fixed and kept, of an owner of another name", "update", free, free + ofAnother, owner(func(o *v2beta1.IPOwner) { o.Name = "shop" })},
+		{"fixed and kept, pod left elsewhere", "update", free, onlyItsOwn, next("b")},
+		{"fixed and kept, pod sent elsewhere", "update", free, "spec.node: is c, and the agent of node a", next("c")},
+		{"fixed and kept, of another pod", "update", free, free + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Pod.Name = "web-1" }},
+		{"fixed and kept, of another namespace", "update", free, free + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Pod.Namespace = "x" }},
+		{"fixed and kept, no more", "update", free, free + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Owner = nil }},
+		{"fixed and in quarantine, pod made anew here", "update", unsure, "", next("a")},
+		{"in quarantine, made a fixed one", "update", "10.61.0.5", "10.61.0.5" + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); fixed("s1")(ip) }},
+		{"of a machine that moves here", "update", vm, "", launcher("a")},
+		{"of a machine that is started here", "update", freeVM, "", launcher("a")},
+		{"of a machine that was made anew", "update", vm, "", func(ip *v2beta1.SpiderIP) { launcher("a")(ip); machine("VirtualMachine", "m2")(ip) }},
+		{"of another machine", "update", vm, vm + ofAnother, func(ip *v2beta1.SpiderIP) { launcher("a")(ip); ip.Spec.Owner.Name = "db2" }},
+		{"of another kind of machine", "update", vm, vm + ofAnother, func(ip *v2beta1.SpiderIP) { launcher("a")(ip); machine("VirtualMachineInstance", "m1")(ip) }},
+		{"of a machine of another namespace", "update", vm, vm + ofAnother, func(ip *v2beta1.SpiderIP) { launcher("a")(ip); ip.Spec.Pod.Namespace = "x" }},
+		{"called a machine's", "update", worn, worn + ofAnother, func(ip *v2beta1.SpiderIP) { launcher("a")(ip); machine("VirtualMachine", "m1")(ip) }},
 
 		{"its own", "delete", mine, "", onNode("a")},
 		{"another's", "delete", theirs, ofB, onNode("a")},
-		{"another's, fixed", "delete", sticky, stickyOfB, onNode("a")},
+		{"another's, fixed", "delete", worn, worn + ofAnother, onNode("a")},
+		{"another's that is kept", "delete", free, free + ofAnother, onNode("a")},
 		{"another's that may be deleted by hand", "delete", "10.61.0.4", "is held by pod default/web-0 on node b", onNode("a")},
 		{"another's in quarantine", "delete", "10.61.0.5", "is held by pod default/web-0 on node b", onNode("a")},
 	} {
@@ -220,10 +266,16 @@ func TestOthersAndSpiderIPs(t *testing.T) {
 		{"of a living pod", "delete", "10.61.0.2", byHand, "", none},
 		{"with annotation", "delete", "10.61.0.4", "", "", none},
 		{"in quarantine", "delete", "10.61.0.5", "", "", none},
+		{"kept", "delete", "10.61.0.7", "", "", none},
+		{"kept for a machine", "delete", "10.61.0.9", "", "", none},
+		{"fixed, of a living pod", "delete", "10.61.0.3", "pod default/web-0 on node b holds 10.61.0.3", "", none},
 		{"with annotation false", "delete", "10.61.0.6", "kubectl annotate", "", none},
 		{"nothing", "update", "10.61.0.2", "", "", none},
 		{"metadata", "update", "10.61.0.2", "", "", annotated(v2beta1.AnnotationAllowDelete, "true")},
-		{"quarantine", "update", "10.61.0.2", "", "", quarantined},
+		{"quarantine", "update", "10.61.0.2", "spec.use" + identity, "", quarantined},
+		{"kept as a pod's", "update", "10.61.0.7", "spec.use" + identity, "", func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUsePod }},
+		{"a pod's as kept", "update", "10.61.0.3", "spec.use" + identity, "", kept},
+		{"reason", "update", "10.61.0.7", "", "", func(ip *v2beta1.SpiderIP) { ip.Spec.Reason = "x" }},
 		{"node", "update", "10.61.0.2", "spec.node" + identity, "spec.node" + identity, onNode("a")},
 		{"pod and container", "update", "10.61.0.2", "spec.node, spec.netns, spec.containerID, spec.pod" + identity, "spec.node, spec.netns, spec.containerID, spec.pod" + identity, anew("a")},
 		{"interface", "update", "10.61.0.2", "spec.interface" + identity, "spec.interface" + identity, func(ip *v2beta1.SpiderIP) { ip.Spec.Interface = "net1" }},
@@ -287,7 +339,8 @@ func endpoint(name, uid, node string, changes ...func(*v2beta1.SpiderEndpoint)) 
 func TestAgentWritesEndpointsOfItsNode(t *testing.T) {
 	config(t)
 	admin, ctx := clientOf(t, config(t)), t.Context()
-	for _, e := range []*v2beta1.SpiderEndpoint{endpoint("mine", "u1", "a"), endpoint("theirs", "u1", "b"), endpoint("unowned", "u1", "b", unowned)} {
+	for _, e := range []*v2beta1.SpiderEndpoint{endpoint("mine", "u1", "a"), endpoint("theirs", "u1", "b"), endpoint("unowned", "u1", "b", unowned),
+		endpoint("fixed", "u1", "b", unowned, ofStatefulSet), endpoint("own", "u1", "a", unowned, ofStatefulSet), endpoint("db", "u1", "b", unowned, ofMachine)} {
 		if err := admin.Create(ctx, e); err != nil {
 			t.Fatal(err)
 		}
@@ -304,6 +357,12 @@ func TestAgentWritesEndpointsOfItsNode(t *testing.T) {
 		{"its own", "create", "", endpoint("new", "u1", "a")},
 		{"another's", "create", onlyItsOwn, endpoint("new", "u1", "b")},
 		{"nobody's", "create", owners, endpoint("new", "u1", "a", unowned)},
+		{"a fixed pod's", "create", "", endpoint("new", "u1", "a", unowned, ofStatefulSet)},
+		{"a machine's", "create", "", endpoint("vm", "u1", "a", unowned, ofMachine)},
+		{"a fixed pod's on another node", "create", onlyItsOwn, endpoint("new", "u1", "b", unowned, ofStatefulSet)},
+		{"a fixed pod's that goes with it", "create", "", endpoint("new", "u1", "a", ofStatefulSet)},
+		{"a fixed pod's that goes with another", "create", owners, endpoint("new", "u1", "a", ofStatefulSet, another)},
+		{"nobody's, of a Deployment", "create", owners, endpoint("new", "u1", "a", unowned, func(e *v2beta1.SpiderEndpoint) { e.Status.OwnerControllerType = "Deployment" })},
 		{"named after another pod", "create", owners, endpoint("new", "u1", "a", func(e *v2beta1.SpiderEndpoint) { e.OwnerReferences[0].Name = "old" })},
 		{"of a pod with another UID", "create", owners, endpoint("new", "u1", "a", another)},
 		{"of another kind", "create", owners, endpoint("new", "u1", "a", func(e *v2beta1.SpiderEndpoint) { e.OwnerReferences[0].Kind = "Job" })},
@@ -321,8 +380,16 @@ func TestAgentWritesEndpointsOfItsNode(t *testing.T) {
 		{"another's, of a pod made anew here", "update", "", endpoint("theirs", "u2", "a")},
 		{"another's, of an owner that is not the pod", "update", owners, endpoint("theirs", "u2", "a", another)},
 		{"an older installation's, of a pod made anew here", "update", "", endpoint("unowned", "u2", "a")},
+		{"a fixed pod's, made anew here", "update", "", endpoint("fixed", "u2", "a", unowned, ofStatefulSet)},
+		{"a fixed pod's, made anew here as one that is not", "update", "", endpoint("fixed", "u2", "a")},
+		{"a pod's, made anew here as a fixed one", "update", "", endpoint("theirs", "u2", "a", unowned, ofStatefulSet)},
+		{"a fixed pod's, in its name", "update", ofB, endpoint("fixed", "u1", "a", unowned, ofStatefulSet)},
+		{"a fixed pod's, as another's", "update", onlyItsOwn, endpoint("fixed", "u2", "b", unowned, ofStatefulSet)},
+		{"a machine's that moved here", "update", "", endpoint("db", "u2", "a", unowned, ofMachine)},
 
 		{"its own", "delete", "", endpoint("mine", "u1", "a")},
+		{"its own, a fixed pod's", "delete", "", endpoint("own", "u1", "a")},
+		{"another's, a fixed pod's", "delete", ofB, endpoint("fixed", "u1", "b")},
 		{"another's", "delete", ofB, endpoint("theirs", "u1", "b")},
 	} {
 		t.Run(tt.verb+" "+tt.name, func(t *testing.T) {
@@ -356,6 +423,14 @@ func TestAgentWritesEndpointsOfItsNode(t *testing.T) {
 }
 
 func unowned(e *v2beta1.SpiderEndpoint) { e.OwnerReferences = nil }
+
+func ofStatefulSet(e *v2beta1.SpiderEndpoint) {
+	e.Status.OwnerControllerType, e.Status.OwnerControllerName = "StatefulSet", "web"
+}
+
+func ofMachine(e *v2beta1.SpiderEndpoint) {
+	e.Status.OwnerControllerType, e.Status.OwnerControllerName = "VirtualMachine", "db"
+}
 
 // TestCRDsCanBeRemoved: with the CRD go the addresses, though pods hold them.
 func TestCRDsCanBeRemoved(t *testing.T) {
