@@ -184,6 +184,8 @@ func judgeRole(t *testing.T, c client.Client) {
 		{"", "secrets", "", "get", false},
 		{"apps", "statefulsets", "", "get", true},
 		{"apps", "statefulsets", "", "list", false},
+		{"kubevirt.io", "virtualmachines", "", "get", true},
+		{"kubevirt.io", "virtualmachineinstances", "", "watch", false},
 	} {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User:               "system:serviceaccount:net:spiderpool-agent",

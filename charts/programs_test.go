@@ -95,7 +95,7 @@ func TestNotesWarnAsTheAgent(t *testing.T) {
 			t.Errorf("%q is not in the notes", line)
 		}
 	}
-	if len(lines) != 4 {
+	if len(lines) != 2 {
 		t.Errorf("the agent warns of %q", lines)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/util/jsonpath"
 	"sigs.k8s.io/yaml"
 
+	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/test/lab/parts"
 )
 
@@ -163,6 +164,7 @@ func TestValues(t *testing.T) {
 		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\nenableValidatingResourcesDeletedWebhook: false\n"},
 		{"feature.enableIPv4=false,ipam.enableIPv4=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
 		{"ipam.enableStatefulSet=null,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableKubevirtStaticIP: false\nenableIPConflictDetection: true\nenableGatewayDetection: true\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"ipam.fixedAddressKinds=null", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
 		{"feature.networkMode=legacy", daemonSet, "{.metadata.name}", "spiderpool-agent"},
 
 		{"spiderpoolAgent.name=a", "DaemonSet/a", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "a a"},
@@ -510,6 +512,14 @@ func TestRefusedValues(t *testing.T) {
 		{"clusterDefaultPool.installIPv6IPPool=true", "clusterDefaultPool.ipv6Subnet is empty"},
 		{"spiderpoolController.tls.method=self", "/spiderpoolController/tls/method"},
 		{"multus.enabled=true", "multus"},
+		{"ipam.fixedAddressKinds[0].kind=A", "apiVersion"},
+		{"ipam.fixedAddressKinds[0].apiVersion=a.example/v1", "kind"},
+		{"ipam.fixedAddressKinds[0].apiVersion=v1,ipam.fixedAddressKinds[0].kind=Pod", "/ipam/fixedAddressKinds/0/apiVersion"},
+		{"ipam.fixedAddressKinds[0].apiVersion=apps/v1,ipam.fixedAddressKinds[0].kind=StatefulSet", "/ipam/fixedAddressKinds/0/apiVersion"},
+		{"ipam.fixedAddressKinds[0].apiVersion=batch/v1,ipam.fixedAddressKinds[0].kind=Job", "/ipam/fixedAddressKinds/0/apiVersion"},
+		{"ipam.fixedAddressKinds[0].apiVersion=kubevirt.io/v1,ipam.fixedAddressKinds[0].kind=VirtualMachine", "/ipam/fixedAddressKinds/0/apiVersion"},
+		{"ipam.fixedAddressKinds[0].apiVersion=a.example/v1,ipam.fixedAddressKinds[0].kind=A,ipam.fixedAddressKinds[0].resource=*", "/ipam/fixedAddressKinds/0/resource"},
+		{"ipam.fixedAddressKinds[0].apiVersion=a.example/v1,ipam.fixedAddressKinds[0].kind=A,ipam.fixedAddressKinds[0].plural=as", "plural"},
 		{"feature.networkMode=sdn", "/feature/networkMode"},
 		{"spiderpoolAgent.debug.logLevel=loud", "/spiderpoolAgent/debug/logLevel"},
 	} {
@@ -541,35 +551,34 @@ func TestChartOfCharts(t *testing.T) {
 // TestNotes: what is known and not served is told, by name and without its value, and nothing else is.
 func TestNotes(t *testing.T) {
 	const (
-		broken      = "WARNING: these values are on, and this version does not keep what they promise:"
-		statefulSet = "  enableStatefulSet: pods of a StatefulSet get new addresses when they are made anew"
-		idle        = "These values are known and have no effect in this version:"
-		collection  = "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
+		broken     = "WARNING: these values are on, and this version does not keep what they promise:"
+		idle       = "These values are known and have no effect in this version:"
+		collection = "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
 	)
 	for _, tt := range []struct {
 		set  string
 		want []string
 	}{
-		{"", []string{broken, statefulSet}},
+		{"", nil},
 		{"feature.enableStatefulSet=false", nil},
 		{"ipam.enableStatefulSet=false,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=false,ipam.enableGatewayDetection=false", nil},
-		{"ipam.enableKubevirtStaticIP=true", []string{broken, "  enableKubevirtStaticIP: virtual machines get new addresses when they restart or migrate", statefulSet}},
-		{"ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true,feature.enableStatefulSet=false", []string{
+		{"ipam.enableKubevirtStaticIP=true", nil},
+		{"ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", []string{
 			broken, "  enableGatewayDetection: a pod starts though its gateway may not answer",
 			"  enableIPConflictDetection: a pod gets its address though another machine may use it",
 		}},
-		{"feature.enableStatefulSet=false,spiderpoolController.replicas=2,spiderpoolController.tls.auto.certExpiration=9", nil},
-		{"feature.enableStatefulSet=false,spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
+		{"spiderpoolController.replicas=2,spiderpoolController.tls.auto.certExpiration=9", nil},
+		{"spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
 			"  spiderpoolController.cleanup: pools stay when this chart is removed: delete them before, see docs/controller.md",
 			"  spiderpoolController.cliPort: spiderpoolctl asks the Kubernetes API",
 			"  spiderpoolController.prometheus.prometheusRule: no alerts are brought yet",
 		}},
-		{"feature.enableStatefulSet=false,spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  feature.gc: " + collection, "  spiderpoolInit: the controller makes the default pools"}},
-		{"feature.enableStatefulSet=false,ipam.gc.enabled=true,ipam.spiderSubnet.autoPool.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
+		{"spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  feature.gc: " + collection, "  spiderpoolInit: the controller makes the default pools"}},
+		{"ipam.gc.enabled=true,ipam.spiderSubnet.autoPool.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
 			idle, "  ipam.enableCleanOutdatedEndpoint: a SpiderEndpoint goes with its pod", "  ipam.gc: " + collection,
 			"  ipam.spiderSubnet.autoPool: no pools are made for applications yet",
 		}},
-		{"feature.enableStatefulSet=false,global.clusterDnsDomain=x,spiderpoolAgent.prometheus.prometheusRule.install=true,spiderpoolAgent.prometheus.enabledDebugMetric=true", []string{
+		{"global.clusterDnsDomain=x,spiderpoolAgent.prometheus.prometheusRule.install=true,spiderpoolAgent.prometheus.enabledDebugMetric=true", []string{
 			idle, "  spiderpoolAgent.prometheus.enabledDebugMetric: there are no metrics of single pools yet",
 			"  spiderpoolAgent.prometheus.prometheusRule: no alerts are brought yet",
 		}},
@@ -594,12 +603,9 @@ func notes(t *testing.T, set string) string {
 	return out
 }
 
-func TestAgentRole(t *testing.T) {
-	got, err := template(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	role := got["ClusterRole/spiderpool-agent"]
+// rights are the verbs of a role, by "group/resource".
+func rights(t *testing.T, role *unstructured.Unstructured) map[string]string {
+	t.Helper()
 	rules, _, err := unstructured.NestedSlice(role.Object, "rules")
 	if err != nil {
 		t.Fatal(err)
@@ -611,6 +617,14 @@ func TestAgentRole(t *testing.T) {
 			may[fmt.Sprint(rule["apiGroups"].([]any)[0], "/", resource)] = strings.Trim(fmt.Sprint(rule["verbs"]), "[]")
 		}
 	}
+	return may
+}
+
+func TestAgentRole(t *testing.T) {
+	got, err := template(t)
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := map[string]string{
 		"/pods": "get list watch", "/namespaces": "get list watch", "/nodes": "get list watch", "/events": "create patch",
 		"spiderpool.spidernet.io/spiderippools":     "get list watch",
@@ -619,9 +633,45 @@ func TestAgentRole(t *testing.T) {
 		"spiderpool.spidernet.io/spiderendpoints":   "get list create update delete",
 		"apps/replicasets":                          "get", "apps/deployments": "get", "apps/statefulsets": "get", "apps/daemonsets": "get",
 		"batch/jobs": "get", "batch/cronjobs": "get",
+		"kubevirt.io/virtualmachines": "get", "kubevirt.io/virtualmachineinstances": "get",
 	}
-	if diff := cmp.Diff(want, may); diff != "" {
+	if diff := cmp.Diff(want, rights(t, got["ClusterRole/spiderpool-agent"])); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestFixedAddressKinds: agents and controller are told of the kinds, and may read them; nothing else changes for them.
+func TestFixedAddressKinds(t *testing.T) {
+	const k = "ipam.fixedAddressKinds"
+	plain, err := template(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := template(t, "--set="+k+"[0].apiVersion=apps.kruise.io/v1beta1,"+k+"[0].kind=StatefulSet,"+k+"[1].apiVersion=db.example.com/v1,"+k+"[1].kind=Proxy,"+k+"[1].resource=proxies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []config.FixedAddressKind{
+		{APIVersion: "apps.kruise.io/v1beta1", Kind: "StatefulSet", Resource: "statefulsets"}, {APIVersion: "db.example.com/v1", Kind: "Proxy", Resource: "proxies"},
+	}
+	if diff := cmp.Diff(want, agentConfig(t, got).FixedAddressKinds); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"ClusterRole/spiderpool-agent", "ClusterRole/spiderpool-controller"} {
+		may := rights(t, plain[name])
+		for _, always := range []string{"apps/statefulsets", "kubevirt.io/virtualmachines", "kubevirt.io/virtualmachineinstances"} {
+			if may[always] != "get" {
+				t.Errorf("%s: %q of %s", name, may[always], always)
+			}
+		}
+		may["apps.kruise.io/statefulsets"], may["db.example.com/proxies"] = "get", "get"
+		if diff := cmp.Diff(may, rights(t, got[name])); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	role := "Role/spiderpool-controller"
+	if diff := cmp.Diff(plain[role].Object["rules"], got[role].Object["rules"]); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", role, diff)
 	}
 }
 

@@ -75,13 +75,18 @@ func TestSpiderIPFields(t *testing.T) {
 			ip.Spec.Owner = &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "u2"}
 			ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUseQuarantine, "node n1 does not answer"
 		}},
+		{"fixed, kept", "", func(ip *v2beta1.SpiderIP) {
+			ip.Spec.Owner = &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "u2"}
+			ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUseKept, "until StatefulSet web is deleted"
+		}},
+		{"kept for nobody", `is required for use Kept: an address is kept for somebody`, func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseKept }},
 		{"no netns and network known", "", func(ip *v2beta1.SpiderIP) { ip.Spec.Netns, ip.Spec.Network = "", "" }},
 		{"no pool", `spec.pool: Invalid value: ""`, func(ip *v2beta1.SpiderIP) { ip.Spec.Pool = "" }},
 		{"no node", `spec.node: Invalid value: ""`, func(ip *v2beta1.SpiderIP) { ip.Spec.Node = "" }},
 		{"no interface", `spec.interface: Invalid value: ""`, func(ip *v2beta1.SpiderIP) { ip.Spec.Interface = "" }},
 		{"no container", `spec.containerID: Invalid value: ""`, func(ip *v2beta1.SpiderIP) { ip.Spec.ContainerID = "" }},
 		{"no pod", `spec.pod.uid: Invalid value: ""`, func(ip *v2beta1.SpiderIP) { ip.Spec.Pod = v2beta1.IPPod{} }},
-		{"another use", `spec.use: Unsupported value: "Free": supported values: "Pod", "Quarantine"`, func(ip *v2beta1.SpiderIP) { ip.Spec.Use = "Free" }},
+		{"another use", `spec.use: Unsupported value: "Free": supported values: "Pod", "Kept", "Quarantine"`, func(ip *v2beta1.SpiderIP) { ip.Spec.Use = "Free" }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			judge(t, create(t.Context(), api(t), held("10.6.0.10", "10.6.0.10", tt.change), client.DryRunAll), tt.want)
@@ -119,6 +124,8 @@ func TestTakeOver(t *testing.T) {
 			s.Owner = &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "u2"}
 			s.Use, s.Reason = v2beta1.IPUseQuarantine, "x"
 		}},
+		{"kept for nobody", `is required for use Kept`, func(ip *v2beta1.SpiderIP) { ip.Spec.Use, ip.Spec.Owner = v2beta1.IPUseKept, nil }},
+		{"kept", "", func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseKept }},
 		{"pool", `spec.pool: Invalid value: "b": is immutable and was a: release the address and claim it from the other pool`, func(ip *v2beta1.SpiderIP) { ip.Spec.Pool = "b" }},
 		{"address", `the object is named 10.60.0.1 and holds 10.60.0.2`, func(ip *v2beta1.SpiderIP) { ip.Spec.Address = "10.60.0.2" }},
 	} {
@@ -148,9 +155,12 @@ func TestNoFinalizers(t *testing.T) {
 
 func TestSelectableFields(t *testing.T) {
 	c, ctx := api(t), t.Context()
-	for i, at := range []struct{ pool, node string }{{"left", "n1"}, {"left", "n2"}, {"right", "n1"}} {
+	for i, at := range []struct {
+		pool, node string
+		use        v2beta1.IPUse
+	}{{"left", "n1", ""}, {"left", "n2", v2beta1.IPUseKept}, {"right", "n1", v2beta1.IPUseQuarantine}} {
 		address := fmt.Sprintf("10.60.2.%d", i)
-		ip := held(address, address, func(ip *v2beta1.SpiderIP) { ip.Spec.Pool, ip.Spec.Node = at.pool, at.node })
+		ip := held(address, address, fixed("u2"), func(ip *v2beta1.SpiderIP) { ip.Spec.Pool, ip.Spec.Node, ip.Spec.Use = at.pool, at.node, at.use })
 		if err := create(ctx, c, ip); err != nil {
 			t.Fatal(err)
 		}
@@ -163,6 +173,9 @@ func TestSelectableFields(t *testing.T) {
 		{client.MatchingFields{"spec.pool": "left"}, "10.60.2.0 10.60.2.1"},
 		{client.MatchingFields{"spec.pool": "left", "spec.node": "n2"}, "10.60.2.1"},
 		{client.MatchingFields{"spec.pool": "right", "spec.node": "n2"}, ""},
+		{client.MatchingFields{"spec.pool": "left", "spec.use": "Kept"}, "10.60.2.1"},
+		{client.MatchingFields{"spec.pool": "left", "spec.use": "Pod"}, "10.60.2.0"},
+		{client.MatchingFields{"spec.use": "Quarantine"}, "10.60.2.2"},
 	} {
 		var metadata metav1.PartialObjectMetadataList // names alone are enough to know what is taken
 		metadata.SetGroupVersionKind(v2beta1.GroupVersion.WithKind("SpiderIPList"))

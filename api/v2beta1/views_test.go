@@ -68,9 +68,9 @@ func TestPrinterColumns(t *testing.T) {
 			"Name INTERFACE IPV4POOL IPV4 IPV6POOL IPV6 NODE |", "columns eth0 a 10.6.0.9/16 b fd00::9/64 n1 |",
 		},
 		{
-			"SpiderIP", "spiderips", "fd00-0000-0000-0000-0000-0000-0000-0009", `spec: {address: "fd00::9", pool: b, node: n1, network: macvlan, interface: eth0, netns: /run/netns/x, containerID: c1, pod: {namespace: shop, name: web-0, uid: u}, owner: {apiVersion: apps/v1, kind: StatefulSet, name: web, uid: v}, reason: why}`, "",
-			"Name ADDRESS NAMESPACE POD POOL NODE INTERFACE USE AGE | NETWORK CONTAINER OWNER-KIND OWNER REASON",
-			"fd00-0000-0000-0000-0000-0000-0000-0009 fd00::9 shop web-0 b n1 eth0 Pod AGE | macvlan c1 StatefulSet web why",
+			"SpiderIP", "spiderips", "fd00-0000-0000-0000-0000-0000-0000-0009", `spec: {address: "fd00::9", pool: b, node: n1, network: macvlan, interface: eth0, netns: /run/netns/x, containerID: c1, pod: {namespace: shop, name: web-0, uid: u}, owner: {apiVersion: apps/v1, kind: StatefulSet, name: web, uid: v}, use: Kept, reason: why}`, "",
+			"Name ADDRESS NAMESPACE POD POOL NODE INTERFACE USE AGE FIXED-FOR | NETWORK CONTAINER OWNER-KIND REASON",
+			"fd00-0000-0000-0000-0000-0000-0000-0009 fd00::9 shop web-0 b n1 eth0 Kept AGE web | macvlan c1 StatefulSet why",
 		},
 	} {
 		t.Run(tt.kind, func(t *testing.T) {

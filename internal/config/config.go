@@ -33,6 +33,9 @@ type Config struct {
 	// EnableKubevirtStaticIP (enableKubevirtStaticIP, default true) keeps the addresses of a KubeVirt virtual machine
 	// over restarts and migrations.
 	EnableKubevirtStaticIP bool
+	// FixedAddressKinds (fixedAddressKinds, default none, at most 32) are further kinds of owners whose pods keep their
+	// addresses. See FixedAddresses.
+	FixedAddressKinds []FixedAddressKind
 	// EnableSpiderSubnet (enableSpiderSubnet, default true) lets SpiderSubnets own pools.
 	EnableSpiderSubnet bool
 	// EnableAutoPoolForApplication (enableAutoPoolForApplication, default true) makes pools for applications that name a
@@ -83,6 +86,7 @@ func (c *Config) readers() map[string]reader {
 		"enableIPv6":                              into(&c.EnableIPv6, flag),
 		"enableStatefulSet":                       into(&c.EnableStatefulSet, flag),
 		"enableKubevirtStaticIP":                  into(&c.EnableKubevirtStaticIP, flag),
+		"fixedAddressKinds":                       into(&c.FixedAddressKinds, fixedAddressKinds),
 		"enableSpiderSubnet":                      into(&c.EnableSpiderSubnet, flag),
 		"enableAutoPoolForApplication":            into(&c.EnableAutoPoolForApplication, flag),
 		flexibleKey:                               into(&c.AutoPoolRedundantIPNumber, number(0, maxNumber)),
@@ -156,8 +160,6 @@ func (c *Config) notYet() (lines []string) {
 		on   bool
 		line string
 	}{
-		{c.EnableStatefulSet, "enableStatefulSet: pods of a StatefulSet get new addresses when they are made anew"},
-		{c.EnableKubevirtStaticIP, "enableKubevirtStaticIP: virtual machines get new addresses when they restart or migrate"},
 		{c.EnableIPConflictDetection, "enableIPConflictDetection: a pod gets its address though another machine may use it"},
 		{c.EnableGatewayDetection, "enableGatewayDetection: a pod starts though its gateway may not answer"},
 	} {

@@ -28,14 +28,7 @@ var defaults = Config{
 	EnableSpiderSubnet:           true,
 	EnableAutoPoolForApplication: true,
 	AutoPoolRedundantIPNumber:    1,
-	NotYet:                       []string{statefulSet, kubevirt},
 }
-
-// What the two settings do that are on by default.
-const (
-	statefulSet = "enableStatefulSet: pods of a StatefulSet get new addresses when they are made anew"
-	kubevirt    = "enableKubevirtStaticIP: virtual machines get new addresses when they restart or migrate"
-)
 
 // with returns the defaults after change.
 func with(change func(*Config)) Config {
@@ -59,6 +52,9 @@ enableIPv4: false
 enableIPv6: true
 enableStatefulSet: false
 enableKubevirtStaticIP: false
+fixedAddressKinds:
+  - {apiVersion: apps.kruise.io/v1beta1, kind: StatefulSet}
+  - {apiVersion: db.example.com/v1, kind: Proxy, resource: proxies}
 enableSpiderSubnet: false
 enableAutoPoolForApplication: false
 clusterSubnetDefaultFlexibleIPNumber: 3
@@ -69,6 +65,7 @@ enableValidatingResourcesDeletedWebhook: true
 `, Config{
 				IPAMUnixSocketPath: "/run/other.sock", EnableIPv6: true, AutoPoolRedundantIPNumber: 3, EnableCleanOutdatedEndpoint: true,
 				EnableIPConflictDetection: true, EnableGatewayDetection: true, EnableValidatingResourcesDeletedWebhook: true,
+				FixedAddressKinds: []FixedAddressKind{kruise, proxy},
 				NotYet: []string{
 					"enableIPConflictDetection: a pod gets its address though another machine may use it",
 					"enableGatewayDetection: a pod starts though its gateway may not answer",
@@ -111,7 +108,7 @@ agent:
 			with(func(c *Config) { c.AutoPoolRedundantIPNumber = 7 }),
 		},
 		{"YAML 1.1 booleans", "enableIPv4: yes\nenableIPv6: no", with(func(c *Config) { c.EnableIPv6 = false })},
-		{"one of the defaults that are not built off", "enableStatefulSet: false", with(func(c *Config) { c.EnableStatefulSet, c.NotYet = false, []string{kubevirt} })},
+		{"no further kinds", "fixedAddressKinds:", defaults},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := Load(write(t, tc.content))
@@ -186,7 +183,7 @@ func TestLoadWithoutFile(t *testing.T) {
 func TestEveryKeyIsKnown(t *testing.T) {
 	for _, key := range []string{
 		"ipamUnixSocketPath", "enableIPv4", "enableIPv6", "tuneSysctlConfig", "enableStatefulSet", "enableKubevirtStaticIP",
-		"enableSpiderSubnet", "enableAutoPoolForApplication", "enableCleanOutdatedEndpoint", "enableIPConflictDetection",
+		"fixedAddressKinds", "enableSpiderSubnet", "enableAutoPoolForApplication", "enableCleanOutdatedEndpoint", "enableIPConflictDetection",
 		"enableGatewayDetection", "enableValidatingResourcesDeletedWebhook", "podResourceInject.enabled",
 		"podResourceInject.namespacesExclude", "podResourceInject.namespacesInclude", "iaasNetworkProvider.serverUrl",
 		"iaasNetworkProvider.httpRequestTimeout", "agent.networkResourcePlugin", "clusterSubnetDefaultFlexibleIPNumber",

@@ -2,7 +2,9 @@ package pool
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spidernet-io/spiderpool/internal/addr"
@@ -17,6 +19,9 @@ type Usage struct {
 	// next. Where says which pods were looked at; empty for all.
 	Terminating int
 	Where       string
+	// Kept are fixed addresses that nobody bears and that wait for the next pod of
+	// an owner, by owner: "StatefulSet web".
+	Kept map[string]int
 	// Reserved is how many more the pool has that are given to nobody.
 	Reserved addr.Count
 	// Holders are pods that hold addresses, those first that people should see
@@ -31,8 +36,8 @@ const MaxHolders = 3
 type Holder struct {
 	// Pod is "namespace/name", Node the node it is on.
 	Pod, Node string
-	// State says how the pod is: "running", "being deleted", "gone"; empty if it is
-	// not known.
+	// State says how the pod is: "running", "being deleted", "gone", or of one that
+	// was the last "kept for StatefulSet web"; empty if it is not known.
 	State string
 	// Owner is the topmost controller, "Deployment web"; empty if it is not known.
 	Owner string
@@ -84,12 +89,19 @@ func HeldRequest(a netip.Addr, h Holder) string {
 	return fmt.Sprintf("the address %s that was asked for is held by %s", a, h)
 }
 
-// String is "3 free of 50, 2 terminating, 5 more reserved; held by shop/web-1 on
-// node n2 (running, of Deployment web)".
+// String is "3 free of 50, 2 terminating, 4 kept for StatefulSet db, 5 more
+// reserved; held by shop/web-1 on node n2 (running, of Deployment web)".
 func (u Usage) String() string {
 	text := fmt.Sprintf("%s free of %s", u.Free, u.Size)
 	if u.Terminating > 0 {
 		text += fmt.Sprintf(", %d terminating%s", u.Terminating, u.Where)
+	}
+	var kept []string
+	for _, owner := range slices.Sorted(maps.Keys(u.Kept)) {
+		kept = append(kept, fmt.Sprintf("%d kept for %s", u.Kept[owner], owner))
+	}
+	if len(kept) > 0 {
+		text += ", " + few(kept)
 	}
 	if !u.Reserved.IsZero() {
 		text += fmt.Sprintf(", %s more reserved", u.Reserved)

@@ -153,11 +153,18 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
+{{- /* The rules of roles by which the configured owners of fixed addresses are read; empty if there are none. */ -}}
+{{- define "spiderpool.fixedAddressRules" -}}
+{{- range (default dict .Values.ipam).fixedAddressKinds }}
+- apiGroups: [{{ .apiVersion | splitList "/" | first | quote }}]
+  resources: [{{ default (printf "%ss" (lower .kind)) .resource | quote }}]
+  verbs: [get]
+{{- end }}
+{{- end -}}
+
 {{- /* A line for each switch that is on and does nothing yet, as the agent warns of it. */ -}}
 {{- define "spiderpool.notYet" -}}
 {{- range $key, $instead := dict
-  "enableStatefulSet" "pods of a StatefulSet get new addresses when they are made anew"
-  "enableKubevirtStaticIP" "virtual machines get new addresses when they restart or migrate"
   "enableIPConflictDetection" "a pod gets its address though another machine may use it"
   "enableGatewayDetection" "a pod starts though its gateway may not answer" }}
 {{- if eq (include "spiderpool.feature" (list $ $key)) "true" }}
