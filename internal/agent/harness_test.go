@@ -35,6 +35,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
@@ -193,6 +194,7 @@ type node struct {
 	name      string
 	socket    string
 	durations timing.Durations
+	fixed     fixed.Rules
 	// netns is where its runtime keeps the network namespaces of containers that live.
 	netns string
 	// transport, if set, stands between the agent and the network.
@@ -223,7 +225,7 @@ func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
 // machine is a node whose agent is not started yet.
 func (c *cluster) machine(name string) *node {
 	c.t.Helper()
-	n := &node{cluster: c, name: c.prefix + "-" + name, durations: quick(), netns: c.t.TempDir(), socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
+	n := &node{cluster: c, name: c.prefix + "-" + name, durations: quick(), fixed: allFixed, netns: c.t.TempDir(), socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
 	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
 	c.t.Cleanup(func() { n.stop() })
 	return n
@@ -258,7 +260,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 		n.t.Fatal(err)
 	}
 	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, Facts: w, Events: record.NewFakeRecorder(1000),
-		Durations: n.durations, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		Fixed: n.fixed, Durations: n.durations, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.agent.Run(ctx) }()

@@ -99,6 +99,8 @@ type Request struct {
 	// iface is the interface of the pod, while it is locked, and unlock ends that.
 	iface  *lease.Interface
 	unlock func()
+	// current says that the ADD has taken over an address of an earlier pod.
+	current bool
 	// seen is when the last LIST was sent that this ADD has used, by pool.
 	seen map[string]time.Time
 	// waiter is its place in line; final says that it searches for the last time.

@@ -13,7 +13,6 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
-	"github.com/spidernet-io/spiderpool/internal/agent/line"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/fixed"
@@ -49,8 +48,8 @@ func (a *Allocator) had(ctx context.Context, r *Request, f pool.Family) (*Grant,
 	})
 }
 
-// takeOver gives the interface the address that is recorded of it. One that no pool gives it any more is released, if nothing
-// bears it; else the agent of its node does that, since it is recorded no more when this ADD has another.
+// takeOver gives the interface the address that is recorded of it, once nothing else bears it. One that no pool gives it any
+// more is released; while something bears it the agent of its node does that, since it is recorded no more when this ADD has another.
 func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
 	address, recorded := r.Recorded[f]
 	if !recorded {
@@ -61,22 +60,40 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 		return nil, away(fmt.Errorf("read SpiderIP %s: %w", addr.Name(address), err))
 	}
 	if entry != nil && !r.inherits(entry) {
-		delete(r.Recorded, f)
-		return nil, nil
+		return r.forget(f)
 	}
 	p, err := a.giver(ctx, r, f, address, entry)
 	switch {
 	case err != nil:
 		return nil, err
-	case entry != nil && (p == nil || p.Name != entry.Spec.Pool):
-		return a.relinquish(ctx, r, f, entry, p)
-	case p == nil:
-		delete(r.Recorded, f)
-		return nil, nil
+	case entry != nil && entry.Spec.Pod.UID == r.UID && entry.Spec.Use == v2beta1.IPUsePod:
+		return a.regain(ctx, r, f, entry, p)
+	case p == nil && (entry == nil || !r.mayTake(entry)):
+		return r.forget(f)
 	case entry == nil:
 		return a.claimAgain(ctx, r, p, address, f)
+	case !r.mayTake(entry):
+		return nil, &Held{entry}
 	}
-	return a.inherit(ctx, r, entry, f)
+	return a.inherit(ctx, r, f, entry, p)
+}
+
+// forget goes on without the recorded address.
+func (r *Request) forget(f pool.Family) (*Grant, error) {
+	delete(r.Recorded, f)
+	return nil, nil
+}
+
+// regain is for an entry of the pod itself, which reuse did not give to the container.
+func (a *Allocator) regain(ctx context.Context, r *Request, f pool.Family, entry *v2beta1.SpiderIP, p *pool.Pool) (*Grant, error) {
+	if l := r.iface.Lease(entry.Name); l == nil || !l.Held() {
+		a.Leases.Found(r.iface, entry)
+		return a.reuse(ctx, r, f)
+	}
+	if p == nil {
+		return r.forget(f)
+	}
+	return nil, &Held{entry}
 }
 
 // inherits reports whether an entry is of the interface itself, or of an earlier pod whose addresses it gets.
@@ -85,8 +102,7 @@ func (r *Request) inherits(entry *v2beta1.SpiderIP) bool {
 	return s.Interface == r.Interface && (s.Pod.UID == r.UID || fixed.Same(s.Owner, s.Pod, r.FixedFor, r.pod()))
 }
 
-// giver is the pool that gives the interface its address again, that of its entry before others; nil if there is none. Only
-// the API server's word counts for a pool that would have to be left.
+// giver is the pool that gives the interface its address again, that of its entry before others; nil if there is none.
 func (a *Allocator) giver(ctx context.Context, r *Request, f pool.Family, address netip.Addr, entry *v2beta1.SpiderIP) (*pool.Pool, error) {
 	if asked := r.asked(f); asked.IsValid() && asked != address {
 		return nil, nil
@@ -96,49 +112,28 @@ func (a *Allocator) giver(ctx context.Context, r *Request, f pool.Family, addres
 		return nil, err
 	}
 	serve, _ := pool.Choose(r.Context, f, candidates)
-	serve = slices.DeleteFunc(serve, func(p *pool.Pool) bool { return !a.Facts.Gives(p).Contains(address) })
-	if entry == nil && len(serve) > 0 {
-		return serve[0], nil
-	}
-	if entry != nil {
-		if at := slices.IndexFunc(serve, func(p *pool.Pool) bool { return p.Name == entry.Spec.Pool }); at >= 0 {
-			return serve[at], nil
-		}
-		if slices.ContainsFunc(candidates, func(c pool.Candidate) bool { return c.Name == entry.Spec.Pool }) {
-			live, err := a.pools.Fresh(ctx, entry.Spec.Pool)
-			if err != nil && !errors.Is(err, facts.ErrNoPool) {
-				return nil, away(err)
-			}
-			if p := live.Value; err == nil && p.Refuses(r.Context, f) == "" && a.Facts.Gives(p).Contains(address) {
-				return p, nil
-			}
+	var first *pool.Pool
+	for _, p := range serve {
+		switch {
+		case !a.Facts.Gives(p).Contains(address):
+		case entry == nil || p.Name == entry.Spec.Pool:
+			return p, nil
+		case first == nil:
+			first = p
 		}
 	}
-	if len(serve) > 0 {
-		return serve[0], nil
+	if entry == nil || !slices.ContainsFunc(candidates, func(c pool.Candidate) bool { return c.Name == entry.Spec.Pool }) {
+		return first, nil
 	}
-	return nil, nil
-}
-
-// relinquish gives up an entry whose pool does not give its address to the interface any more. If another does, it is claimed there.
-func (a *Allocator) relinquish(ctx context.Context, r *Request, f pool.Family, entry *v2beta1.SpiderIP, other *pool.Pool) (*Grant, error) {
-	address := r.Recorded[f]
-	if entry.Spec.Use != v2beta1.IPUseKept || len(lease.Bearers(entry)) > 0 {
-		if other != nil {
-			return nil, &Held{entry}
-		}
-		delete(r.Recorded, f)
-		return nil, nil
+	// Only the API server's word counts for a pool that a fixed address would be lost for.
+	live, err := a.pools.Fresh(ctx, entry.Spec.Pool)
+	switch p := live.Value; {
+	case err != nil && !errors.Is(err, facts.ErrNoPool):
+		return nil, away(err)
+	case err == nil && p.Refuses(r.Context, f) == "" && a.Facts.Gives(p).Contains(address):
+		return p, nil
 	}
-	if err := a.Ledger.Release(ctx, entry); err != nil {
-		return a.lookAgain(ctx, r, f, err)
-	}
-	if other != nil {
-		return a.claimAgain(ctx, r, other, address, f)
-	}
-	a.freed(line.Offer{Pool: entry.Spec.Pool, Address: address}, r.Owner())
-	delete(r.Recorded, f)
-	return nil, nil
+	return first, nil
 }
 
 // lookAgain begins anew when an entry was changed after it was read.
@@ -160,30 +155,43 @@ func (a *Allocator) claimAgain(ctx context.Context, r *Request, p *pool.Pool, ad
 	return a.admit(ctx, r, l, f)
 }
 
-// inherit takes an entry over, once nothing bears its address but the interface itself.
-func (a *Allocator) inherit(ctx context.Context, r *Request, entry *v2beta1.SpiderIP, f pool.Family) (*Grant, error) {
-	own := entry.Spec.Pod.UID == r.UID && entry.Spec.Node == a.Node && entry.Spec.Use != v2beta1.IPUseKept
-	if l := r.iface.Lease(entry.Name); own && (l == nil || !l.Held()) {
-		a.Leases.Found(r.iface, entry)
-		return a.reuse(ctx, r, f)
-	}
-	if own || !r.mayTake(entry) {
-		return nil, &Held{entry}
-	}
-	// The entry was read before the pod is: if this is not the pod of that name any more, a later one may have been about the
-	// entry, and then the write fails.
-	pod, _, err := a.Facts.PodOfAnyNode(ctx, r.Pod.Namespace, r.Pod.Name, r.UID)
-	if err != nil {
-		return nil, away(err)
-	}
-	if why := facts.Finished(pod); why != "" {
-		return nil, fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, ErrFinished)
+// inherit writes the interface into the entry of an earlier pod. If p is not the entry's pool, that does not give the address
+// any more: it is released, and claimed again in p if there is one.
+func (a *Allocator) inherit(ctx context.Context, r *Request, f pool.Family, entry *v2beta1.SpiderIP, p *pool.Pool) (*Grant, error) {
+	if err := a.checkCurrent(ctx, r); err != nil {
+		return nil, err
 	}
 	l, err := a.Leases.TakeOver(ctx, r.iface, entry, r.spec(a.Node))
 	if err != nil {
 		return a.lookAgain(ctx, r, f, err)
 	}
-	return a.admit(ctx, r, l, f)
+	r.current = true
+	if p != nil && p.Name == entry.Spec.Pool {
+		return a.admit(ctx, r, l, f)
+	}
+	if err := a.Release(ctx, r.iface, l); err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return r.forget(f)
+	}
+	return a.claimAgain(ctx, r, p, r.Recorded[f], f)
+}
+
+// checkCurrent reads whether this is still the pod of its name. It follows the read of the entry: if a later pod has been
+// about the entry since, the write fails. Once the ADD has one address no later pod comes by it, and so by no other.
+func (a *Allocator) checkCurrent(ctx context.Context, r *Request) error {
+	if r.current {
+		return nil
+	}
+	pod, _, err := a.Facts.PodOfAnyNode(ctx, r.Pod.Namespace, r.Pod.Name, r.UID)
+	if err != nil {
+		return away(err)
+	}
+	if why := facts.Finished(pod); why != "" {
+		return fmt.Errorf("pod %s/%s %s: %w", pod.Namespace, pod.Name, why, ErrFinished)
+	}
+	return nil
 }
 
 // mayTake reports whether an entry of an earlier pod may be written to this one: nothing bears the address any more, or only
@@ -202,8 +210,7 @@ func (a *Allocator) admit(ctx context.Context, r *Request, l *lease.Lease, f poo
 	if err != nil || v.admitted() {
 		return &Grant{l, v.live}, err
 	}
-	delete(r.Recorded, f) // confirm has put it back
-	return nil, nil
+	return r.forget(f) // confirm has put it back
 }
 
 // firstPause and lastPause are between two looks at a fixed address that is held.
