@@ -35,8 +35,8 @@ func rootCommand() *cobra.Command {
 		Long: `spiderpoolctl says from which pools a pod gets its addresses, and why not from others.
 
 It reads from the API server, as the user of the kubeconfig, and changes nothing. That user needs to
-read pods, nodes, namespaces, DaemonSets, ConfigMaps, NetworkAttachmentDefinitions and all kinds of
-Spiderpool. Who has which address is in 'kubectl get spiderips'.`,
+read pods and what controls them, nodes, namespaces, DaemonSets, ConfigMaps,
+NetworkAttachmentDefinitions and all kinds of Spiderpool. Who has which address is in 'kubectl get spiderips'.`,
 		Example:           "  spiderpoolctl explain pod shop/web-0 --interface net1",
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -53,7 +53,8 @@ func explainCommand(kubeconfig *string) *cobra.Command {
 		Use:   "pod NAMESPACE/NAME",
 		Short: "Say from which pools an interface of a pod is served, and why not from others",
 		Long: `Say from which pools an interface of a pod is served, in which order they are tried, how many addresses
-each has free and who holds them, and why other pools do not serve. Nothing is claimed.`,
+each has free and who holds them, and why other pools do not serve. If the pod has fixed addresses, say
+which are kept for it and whether it gets them at its next start. Nothing is claimed.`,
 		Example: "  spiderpoolctl explain pod shop/web-0\n  spiderpoolctl explain pod shop/web-0 --interface net1",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {

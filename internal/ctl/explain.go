@@ -30,6 +30,7 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 	}
 	e.say("pod %s, interface %s, node %s", pod, ifname, cmp.Or(e.podContext.Node, "none yet"))
 	held := e.holdings()
+	e.fixation()
 	if why := facts.Finished(e.pod); why != "" {
 		e.say("gets no address: it %s", why)
 		return nil
@@ -45,6 +46,7 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 	var next []*pool.Pool
 	for _, f := range pool.Families {
 		if len(selection.Names[f]) == 0 {
+			e.unnamed(selection, f)
 			continue
 		}
 		p, err := e.family(ctx, selection, f)
@@ -70,6 +72,9 @@ type explanation struct {
 	pods        map[string]map[string]*metav1.PartialObjectMetadata // by namespace and UID as CNI gives it
 	facts       *facts.Facts
 	installed   installation
+	owner       *v2beta1.IPOwner // what fixed addresses belong to; nil if the pod has none
+	stateless   string           // why it has none
+	listed      []string         // addresses of the interface in the SpiderEndpoint: what the pod gets again
 	podContext  *pool.PodContext
 	confKnown   bool
 	matchParent bool // the configuration wants it; only the node can tell
@@ -101,6 +106,9 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 	}
 	e.podContext.Interface = ifname
 	e.podContext.ClusterNetwork, e.podContext.OwnNamespace = e.installed.clusterNetwork, e.installed.namespace
+	if err := e.readFixed(ctx); err != nil {
+		return err
+	}
 	if network, err := e.podContext.Network(); err == nil { // else only pools that name networks need to know
 		return e.readConf(ctx, network)
 	}
@@ -140,12 +148,15 @@ func (e *explanation) notes(selection pool.Selection) {
 	}
 }
 
-// holdings says what the interface has now, and reports whether that is anything.
+// holdings says what the interface has now and what is kept for it, and reports whether that is anything.
 func (e *explanation) holdings() (held bool) {
-	uid := uidOf(e.pod)
-	for _, ip := range e.entries {
-		if ip.Spec.Pod.UID == uid && ip.Spec.Interface == e.podContext.Interface {
-			e.say("holds %s of pool %s (container %s)", ip.Spec.Address, ip.Spec.Pool, ip.Spec.ContainerID)
+	for i := range e.entries {
+		switch s := &e.entries[i].Spec; {
+		case e.owns(s):
+			e.say("holds %s of pool %s (container %s)", s.Address, s.Pool, s.ContainerID)
+			held = true
+		case s.Use == v2beta1.IPUseKept && e.inherits(s):
+			e.say("kept for it: %s of pool %s (%s)", s.Address, s.Pool, cmp.Or(s.Reason, "no reason is given"))
 			held = true
 		}
 	}
@@ -231,6 +242,11 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 	for _, r := range refused {
 		e.say("  -  pool %s does not serve: %s", r.Pool, r.Why)
 	}
+	if entry := e.fixedOf(f); entry != nil {
+		if p := e.again(entry, serve, refused); p != nil {
+			return p, nil
+		}
+	}
 	switch {
 	case next != nil:
 		e.say("  the next address comes from pool %s", next.Name)
@@ -245,9 +261,13 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 // usage counts the addresses of a pool, in whichever pool's name they are held.
 func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, error) {
 	gives := e.facts.Gives(p)
-	u := pool.Usage{Size: gives.Count(), Free: gives.Minus(e.held).Count(), Reserved: p.Addresses.Minus(gives).Count()}
+	u := pool.Usage{Size: gives.Count(), Free: gives.Minus(e.held).Count(), Reserved: p.Addresses.Minus(gives).Count(), Kept: map[string]int{}}
 	for _, entry := range e.entries {
 		if a, err := addr.ParseAddr(entry.Spec.Address); err != nil || !gives.Contains(a) {
+			continue
+		}
+		if owner := entry.Spec.Owner; entry.Spec.Use == v2beta1.IPUseKept && owner != nil {
+			u.Kept[owner.Kind+" "+owner.Name]++
 			continue
 		}
 		holder, err := e.holder(ctx, entry)

@@ -15,12 +15,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/internal/config"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
 // installation is what the agents of a cluster were told.
 type installation struct {
 	families                  []pool.Family
+	fixed                     fixed.Rules
 	namespace, clusterNetwork string
 }
 
@@ -70,6 +72,7 @@ func readInstallation(ctx context.Context, c client.Reader, set *appsv1.DaemonSe
 		if err != nil {
 			return out, fmt.Errorf("conf.yml in ConfigMap %s/%s: %w", m.Namespace, m.Name, err)
 		}
+		out.fixed = conf.FixedAddresses()
 		if conf.EnableIPv4 {
 			out.families = append(out.families, pool.IPv4)
 		}
