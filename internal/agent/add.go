@@ -179,6 +179,7 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 		return nil, err
 	}
 	a.releaseOthers(ctx, r, grants)
+	a.allocation.ReleaseLeft(ctx, r)
 	for _, g := range grants {
 		g.Lease.Told, g.Lease.Owned = lease.Yes, true
 	}

@@ -17,7 +17,8 @@ import (
 func (a *Agent) del(ctx context.Context, req *wire.Request) error {
 	note := wire.Note{Network: req.Network, ContainerID: req.ContainerID, Interface: req.Interface, Netns: req.Netns, Pod: req.Pod}
 	k := keyOf(note)
-	if a.leases.Delete(k, a.Ready() && a.settled.Load()) {
+	allKnown := a.Ready() && a.settled.Load() && a.launcher(ctx, req.Pod) == nil
+	if a.leases.Delete(k, allKnown) {
 		return nil
 	}
 	err := wire.WriteNote(wire.NotesDir(a.Socket), note)
@@ -47,7 +48,7 @@ func (a *Agent) carryOut(ctx context.Context, note wire.Note, dir string) error 
 			return lease.ErrBusy
 		}
 		began := time.Now()
-		err := a.release(ctx, k)
+		err := a.release(ctx, note)
 		if err == nil {
 			a.metrics.Ended(a.metrics.Release, time.Since(began), 0, metrics.Served)
 		}
@@ -67,7 +68,8 @@ func (a *Agent) carryOut(ctx context.Context, note wire.Note, dir string) error 
 
 // release releases what a container bears, when its interface is silent: main plugins call the DEL of IPAM before they remove
 // it. A container that holds nothing, or is no longer the one that an entry names, is no error.
-func (a *Agent) release(ctx context.Context, k lease.Key) error {
+func (a *Agent) release(ctx context.Context, note wire.Note) error {
+	k := keyOf(note)
 	if err := a.leases.AwaitAdd(ctx, k); err != nil {
 		return err
 	}
@@ -77,6 +79,8 @@ func (a *Agent) release(ctx context.Context, k lease.Key) error {
 		if err := a.releaseOf(ctx, at.Owner, k); err != nil {
 			return err
 		}
+	} else if err := a.silence(ctx, note); err != nil {
+		return err
 	}
 	if !settled {
 		return lease.ErrUnsettled

@@ -5,15 +5,19 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/agent/publish"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/internal/probe"
+	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
 // recall reads which addresses the interface had in an earlier pod of its name, if they are fixed. It returns where that
@@ -83,8 +87,8 @@ func (a *Agent) giveUp(ctx context.Context, i *lease.Interface, l *lease.Lease) 
 	} else {
 		err = a.allocation.Release(ctx, i, l)
 	}
-	if err == nil {
-		err = a.leases.Silenced(ctx, l)
+	if err == nil && fixed.IsMachine(s.Owner) {
+		err = a.leases.Silenced(ctx, l.Entry.Name, s.ContainerID)
 	}
 	if err == nil && listed && !wanted { // the SpiderIP first: an address that is recorded and free is claimed again
 		err = a.publish.Unrecord(ctx, recorded, s.Pod.UID, s.Interface)
@@ -107,4 +111,39 @@ func (a *Agent) wanted(ctx context.Context, s v2beta1.IPSpec) bool {
 		a.Log.Info("a fixed address is not kept", "address", s.Address, "pod", s.Pod.Namespace+"/"+s.Pod.Name, "why", why)
 	}
 	return wanted
+}
+
+// launcher returns a pod of this node if it is one of a virtual machine; nil if it is none or not known. Nothing is read.
+func (a *Agent) launcher(ctx context.Context, p wire.Pod) *corev1.Pod {
+	pod := a.Facts.CachedPod(ctx, client.ObjectKey{Namespace: p.Namespace, Name: p.Name}, p.UID)
+	if pod == nil || !fixed.IsLauncher(pod) {
+		return nil
+	}
+	return pod
+}
+
+// silence notes that a launcher is gone from which its machine had moved away before this agent started: the entries of the
+// addresses that it bore are of another node, and say so.
+func (a *Agent) silence(ctx context.Context, note wire.Note) error {
+	pod := a.launcher(ctx, note.Pod)
+	if pod == nil {
+		return nil
+	}
+	owner, _, err := a.Facts.FixedOwner(ctx, pod, a.Fixed)
+	if owner == nil || err != nil {
+		return err
+	}
+	e, err := a.publish.Read(ctx, client.ObjectKey{Namespace: note.Pod.Namespace, Name: owner.Name})
+	if err != nil {
+		return err
+	}
+	gone, cancel := context.WithTimeout(ctx, a.Durations.Release)
+	defer cancel()
+	probe.AwaitGone(gone, note.Netns, note.Interface, a.Durations.Release)
+	for _, ip := range publish.Recorded(e, note.Interface) {
+		if err := a.leases.Silenced(ctx, addr.Name(ip), note.ContainerID); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -390,6 +390,9 @@ func TestFixedNextStart(t *testing.T) {
 				if err == nil || wireError(err).Code != tc.code {
 					t.Errorf("%v %v, want code %d", reply, err, tc.code)
 				}
+				if !strings.HasPrefix(c.kept(), "10.1.0.10 web-0 kept") {
+					t.Errorf("the address of before is lost: %q is kept", c.kept())
+				}
 				return
 			}
 			if err != nil {

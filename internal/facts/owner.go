@@ -62,7 +62,7 @@ func between(o *metav1.OwnerReference) bool {
 // they go with the pod.
 func (w *Facts) FixedOwner(ctx context.Context, p *corev1.Pod, rules fixed.Rules) (owner *v2beta1.IPOwner, why string, err error) {
 	top := metav1.OwnerReference{}
-	if c := metav1.GetControllerOfNoCopy(p); c != nil && c.Kind == "VirtualMachineInstance" {
+	if fixed.IsLauncher(p) {
 		if top, err = w.TopOwner(ctx, p); err != nil {
 			return nil, "", err
 		}

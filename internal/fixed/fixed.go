@@ -78,6 +78,12 @@ func IsMachine(owner *v2beta1.IPOwner) bool {
 	return kind == virtualMachine || kind == virtualMachineInstance
 }
 
+// IsLauncher reports whether a pod is one in which a virtual machine runs.
+func IsLauncher(pod metav1.Object) bool {
+	c := metav1.GetControllerOfNoCopy(pod)
+	return c != nil && kindOf(c.APIVersion, c.Kind) == virtualMachineInstance
+}
+
 // Name is what the pods that follow each other have in common, and what their SpiderEndpoint is named: the name of the pod,
 // or that of the virtual machine.
 func Name(owner *v2beta1.IPOwner, pod string) string {

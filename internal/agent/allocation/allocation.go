@@ -99,6 +99,8 @@ type Request struct {
 	// iface is the interface of the pod, while it is locked, and unlock ends that.
 	iface  *lease.Interface
 	unlock func()
+	// left are entries of earlier pods whose addresses the interface does not get again.
+	left []*v2beta1.SpiderIP
 	// current says that the ADD has taken over an address of an earlier pod.
 	current bool
 	// seen is when the last LIST was sent that this ADD has used, by pool.

@@ -49,7 +49,7 @@ func (a *Allocator) had(ctx context.Context, r *Request, f pool.Family) (*Grant,
 }
 
 // takeOver gives the interface the address that is recorded of it, once nothing else bears it. One that no pool gives it any
-// more is released; while something bears it the agent of its node does that, since it is recorded no more when this ADD has another.
+// more is left when the ADD has another.
 func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
 	address, recorded := r.Recorded[f]
 	if !recorded {
@@ -68,7 +68,8 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 		return nil, err
 	case entry != nil && entry.Spec.Pod.UID == r.UID && entry.Spec.Use == v2beta1.IPUsePod:
 		return a.regain(ctx, r, f, entry, p)
-	case p == nil && (entry == nil || !r.mayTake(entry)):
+	case p == nil:
+		r.left = append(r.left, entry)
 		return r.forget(f)
 	case entry == nil:
 		return a.claimAgain(ctx, r, p, address, f)
@@ -155,27 +156,48 @@ func (a *Allocator) claimAgain(ctx context.Context, r *Request, p *pool.Pool, ad
 	return a.admit(ctx, r, l, f)
 }
 
-// inherit writes the interface into the entry of an earlier pod. If p is not the entry's pool, that does not give the address
-// any more: it is released, and claimed again in p if there is one.
+// inherit writes the interface into the entry of an earlier pod. If p is another pool than the entry's, the address is released
+// and claimed again there.
 func (a *Allocator) inherit(ctx context.Context, r *Request, f pool.Family, entry *v2beta1.SpiderIP, p *pool.Pool) (*Grant, error) {
-	if err := a.checkCurrent(ctx, r); err != nil {
-		return nil, err
-	}
-	l, err := a.Leases.TakeOver(ctx, r.iface, entry, r.spec(a.Node))
+	l, err := a.write(ctx, r, entry)
 	if err != nil {
 		return a.lookAgain(ctx, r, f, err)
 	}
-	r.current = true
-	if p != nil && p.Name == entry.Spec.Pool {
+	if p.Name == entry.Spec.Pool {
 		return a.admit(ctx, r, l, f)
 	}
 	if err := a.Release(ctx, r.iface, l); err != nil {
 		return nil, err
 	}
-	if p == nil {
-		return r.forget(f)
-	}
 	return a.claimAgain(ctx, r, p, r.Recorded[f], f)
+}
+
+// write writes the interface into the entry of an earlier pod.
+func (a *Allocator) write(ctx context.Context, r *Request, entry *v2beta1.SpiderIP) (*lease.Lease, error) {
+	if err := a.checkCurrent(ctx, r); err != nil {
+		return nil, err
+	}
+	l, err := a.Leases.TakeOver(ctx, r.iface, entry, r.spec(a.Node))
+	r.current = r.current || err == nil
+	return l, err
+}
+
+// ReleaseLeft releases the addresses of earlier pods that no pool gives the interface any more. What a container still bears
+// the agent of its node releases: it is recorded no more. So does the controller what cannot be released now.
+func (a *Allocator) ReleaseLeft(ctx context.Context, r *Request) {
+	for _, entry := range r.left {
+		if entry == nil || !r.mayTake(entry) {
+			continue
+		}
+		l, err := a.write(ctx, r, entry)
+		if err == nil {
+			err = a.Release(ctx, r.iface, l)
+		}
+		if err != nil {
+			a.Log.Warn("a fixed address that the pod has no more is not released yet", "address", entry.Spec.Address, "error", err)
+		}
+	}
+	r.left = nil
 }
 
 // checkCurrent reads whether this is still the pod of its name. It follows the read of the entry: if a later pod has been

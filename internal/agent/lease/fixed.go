@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
-	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 )
 
@@ -86,16 +85,13 @@ func (t *Table) takeBack(ctx context.Context, l *Lease, now *v2beta1.SpiderIP) e
 
 // Silenced notes in the entry of a virtual machine's address, which has moved to another pod, that a container that bore it
 // as well is gone.
-func (t *Table) Silenced(ctx context.Context, l *Lease) error {
-	if l.Entry.Spec.Owner == nil || !fixed.IsMachine(l.Entry.Spec.Owner) {
-		return nil
-	}
+func (t *Table) Silenced(ctx context.Context, name, container string) error {
 	for {
-		now, err := t.ledger.Get(ctx, l.Entry.Name)
-		if err != nil || now == nil || !slices.Contains(Bearers(now), l.Entry.Spec.ContainerID) {
+		now, err := t.ledger.Get(ctx, name)
+		if err != nil || now == nil || !slices.Contains(Bearers(now), container) {
 			return err
 		}
-		setBearers(now, without(Bearers(now), l.Entry.Spec.ContainerID))
+		setBearers(now, without(Bearers(now), container))
 		if err := t.ledger.Update(ctx, now); !errors.Is(err, ledger.ErrLost) {
 			return err
 		}

@@ -127,7 +127,8 @@ func newScene(t *testing.T, api *faulty, address string) *scene {
 
 func (s *scene) spec(container string) v2beta1.IPSpec {
 	return v2beta1.IPSpec{Address: s.address, Pool: "web", Node: "n1", Network: "net", Interface: "eth0", Netns: netns,
-		ContainerID: container, Pod: v2beta1.IPPod{Namespace: "default", Name: "web", UID: owner.PodUID}, Use: v2beta1.IPUsePod}
+		ContainerID: container, Pod: v2beta1.IPPod{Namespace: "default", Name: "web", UID: owner.PodUID}, Use: v2beta1.IPUsePod,
+		Owner: &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "set"}}
 }
 
 func (s *scene) lease() *Lease { return s.i.Lease(s.name) }
@@ -148,6 +149,28 @@ func (s *scene) rewrite(container string) error {
 		return nil
 	}
 	return s.Rewrite(s.t.Context(), s.i, l, s.spec(container))
+}
+
+// keep keeps the address for the next pod.
+func (s *scene) keep() error {
+	if l := s.lease(); l != nil {
+		return s.Keep(s.t.Context(), s.i, l, "for the next pod")
+	}
+	return nil
+}
+
+// takeOver writes a container into what an earlier pod left.
+func (s *scene) takeOver(container string) error {
+	former, err := s.ledger.Get(s.t.Context(), s.name)
+	if err != nil || former == nil {
+		return err
+	}
+	if former.Spec.Use != v2beta1.IPUseKept { // as an ADD does that looks again
+		s.Found(s.i, former)
+		return nil
+	}
+	_, err = s.TakeOver(s.t.Context(), s.i, former, s.spec(container))
+	return err
 }
 
 func (s *scene) release() error {
@@ -197,6 +220,8 @@ func (s *scene) holder() string {
 		return err.Error()
 	case now == nil:
 		return "free"
+	case now.Spec.Use == v2beta1.IPUseKept:
+		return "kept"
 	}
 	return now.Spec.ContainerID
 }
@@ -293,6 +318,31 @@ var unanswered = []struct {
 	{"release", happensLate, "create", "c1, c1 untold", "c1, c1 untold"},
 	{"release", happensNever, "create", "c1, c1 untold", "c1, c1 untold"},
 
+	{"keep", answerLost, "again", "kept, none", "kept, none"},
+	{"keep", answerLost, "settle", "kept, none", "kept, none"},
+	{"keep", answerLost, "settle early", "kept, none", "kept, none"},
+	{"keep", answerLost, "another", "kept, none", "kept, none"},
+	{"keep", answerLost, "take over", "c4, c4 untold", "c4, c4 untold"},
+	{"keep", happensLate, "again", "kept, none", "kept, none"},
+	{"keep", happensLate, "settle", "kept, none", "kept, none"},
+	{"keep", happensLate, "settle early", "c1, c1 told stale", "kept, none"},
+	{"keep", happensLate, "another", "c3, c3 untold", "c3, c3 untold"},
+	{"keep", happensNever, "again", "kept, none", "kept, none"},
+	{"keep", happensNever, "settle", "c1, c1 told", "c1, c1 told"},
+	{"keep", happensNever, "another", "c3, c3 untold", "c3, c3 untold"},
+	{"take over", answerLost, "again", "c4, c4 untold in doubt", "c4, c4 untold"},
+	{"take over", answerLost, "keep", "unsettled: kept, no entry untold in doubt", "kept, none"},
+	{"take over", answerLost, "settle", "c4, c4 untold", "c4, c4 untold"},
+	{"take over", answerLost, "settle early", "c4, c4 untold in doubt", "c4, c4 untold"},
+	{"take over", answerLost, "another", "c3, c3 untold in doubt", "c3, c3 untold"},
+	{"take over", happensLate, "again", "c4, c4 untold in doubt", "c4, c4 untold"},
+	{"take over", happensLate, "keep", "unsettled: kept, no entry untold in doubt", "c4, c4 untold"},
+	{"take over", happensLate, "settle", "c4, c4 untold", "c4, c4 untold"},
+	{"take over", happensLate, "settle early", "kept, no entry untold in doubt", "c4, c4 untold"},
+	{"take over", happensLate, "another", "kept, no entry untold in doubt", "c4, c4 untold"},
+	{"take over", happensNever, "again", "c4, c4 untold in doubt", "c4, c4 untold"},
+	{"take over", happensNever, "keep", "unsettled: kept, no entry untold in doubt", "kept, none"},
+	{"take over", happensNever, "settle", "kept, none", "kept, none"},
 	{"recreate", answerLost, "again", "c1, c1 told in doubt", "c1, c1 told"},
 	{"recreate", answerLost, "release", "unsettled: free, no entry untold in doubt", "free, none"},
 	{"recreate", answerLost, "settle", "c1, c1 told", "c1, c1 told"},
@@ -322,6 +372,10 @@ func (s *scene) do(call string) error {
 		return s.rewrite("c3")
 	case "release":
 		return s.release()
+	case "keep":
+		return s.keep()
+	case "take over":
+		return s.takeOver("c4")
 	case "recreate":
 		_, err := s.Recreate(s.t.Context(), s.i, s.lease())
 		return err
@@ -359,6 +413,12 @@ func (s *scene) serve(first string) {
 		s.t.Fatal(err)
 	}
 	l := s.lease()
+	if first == "take over" {
+		if err := s.keep(); err != nil {
+			s.t.Fatal(err)
+		}
+		return
+	}
 	l.Told, l.Owned, l.Confirmed = Yes, true, true
 	if first == "recreate" {
 		if err := s.ledger.Release(s.t.Context(), l.Entry); err != nil {
@@ -408,8 +468,8 @@ func TestUnansweredWrites(t *testing.T) {
 func (s *scene) releaseAll() {
 	s.t.Helper()
 	want := "free, none"
-	if s.holder() == "other" {
-		want = "other, none"
+	if holder := s.holder(); s.lease() == nil && (holder == "other" || holder == "kept") {
+		want = holder + ", none"
 	}
 	if err := s.release(); err != nil || s.String() != want {
 		s.t.Errorf("when it is released: %s (%v); want %s", s, err, want)
