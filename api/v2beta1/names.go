@@ -41,7 +41,8 @@ const AnnotationAllowOverlap = "ipam.spidernet.io/allow-overlap"
 // may: a pod that lives would lose its address to the next.
 const AnnotationAllowDelete = "ipam.spidernet.io/allow-delete"
 
-// AnnotationWritten on a SpiderIP differs after each update of it, so that no two versions are alike.
+// AnnotationWritten on a SpiderIP, and on the SpiderEndpoint of fixed addresses, differs after each update of it, so that no
+// two versions are alike.
 const AnnotationWritten = "ipam.spidernet.io/written"
 
 // AnnotationBearers on the SpiderIP of a virtual machine names, with blanks between, the containers that may still bear the

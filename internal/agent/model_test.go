@@ -19,6 +19,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -90,8 +91,8 @@ func TestModel(t *testing.T) {
 	if n := int64(*modelSteps) / 20; m.answered.Load() < n || m.refused.Load() < n/4 || m.dels.Load() < n || m.faults.Load() < n || m.crashes.Load() < n/10 {
 		t.Error("the run covers too little")
 	}
-	t.Logf("seed %d: %d steps, %d ADDs answered, %d refused, %d DELs, %d crashes, %d faults injected",
-		seed, m.steps.Load(), m.answered.Load(), m.refused.Load(), m.dels.Load(), m.crashes.Load(), m.faults.Load())
+	t.Logf("seed %d: %d steps, %d ADDs answered, %d of them with a fixed address again, %d refused, %d DELs, %d crashes, %d faults injected",
+		seed, m.steps.Load(), m.answered.Load(), m.fixed.again, m.refused.Load(), m.dels.Load(), m.crashes.Load(), m.faults.Load())
 }
 
 // model is what the test knows of the cluster: what each container was told
@@ -113,6 +114,7 @@ type model struct {
 	leases map[netip.Addr]*promise // the last of each address
 	wrote  map[netip.Addr]writing
 	seats  map[string]*seat // by pod UID and interface
+	fixed  fixedNames
 	broken bool
 
 	history struct {
@@ -138,6 +140,7 @@ type writing struct {
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{cluster: newCluster(t), seed: seed, began: time.Now(), gone: t.TempDir(), room: make(chan struct{}, inFlight),
 		basins: map[string]*basin{}, leases: map[netip.Addr]*promise{}, wrote: map[netip.Addr]writing{}, seats: map[string]*seat{}}
+	m.ownPods()
 	m.basin("a", pool.IPv4, "10.1.0.0/24", "10.1.0.1", 6)
 	m.basin("b", pool.IPv4, "10.1.0.0/24", "10.1.0.4", 8)
 	m.basin("c", pool.IPv6, "fd01::/64", "fd01::1", 8)
@@ -338,7 +341,7 @@ type site struct {
 
 func (m *model) site(i int) *site {
 	name := fmt.Sprintf("n%d", i)
-	n := &node{cluster: m.cluster, name: m.prefix + "-" + name, durations: hasty(), netns: m.gone, socket: filepath.Join(m.t.TempDir(), "s.sock")}
+	n := &node{cluster: m.cluster, name: m.prefix + "-" + name, durations: hasty(), fixed: allFixed, netns: m.gone, socket: filepath.Join(m.t.TempDir(), "s.sock")}
 	m.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name}})
 	s := &site{node: n, model: m}
 	s.weather.Store(10)
@@ -346,7 +349,10 @@ func (m *model) site(i int) *site {
 	m.t.Cleanup(func() { s.halt(false) })
 	r := rand.New(rand.NewPCG(m.seed, uint64(i)))
 	for j := range 4 {
-		slot := &slot{site: s, name: fmt.Sprintf("p%d%d", i, j)}
+		slot := &slot{site: s, name: fmt.Sprintf("p%d%d", i, j), replacing: &sync.Mutex{}}
+		if j == 3 {
+			m.makeFixed(slot, i)
+		}
 		slot.replace(r)
 		for _, ifname := range []string{"eth0", "net1"}[:1+j/2] {
 			slot.ports = append(slot.ports, newPort(slot, ifname))
@@ -615,6 +621,9 @@ func (g *faultGate) funcs() interceptor.Funcs {
 			return err
 		},
 		Delete: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			if _, ok := o.(*v2beta1.SpiderIP); !ok {
+				return g.read(ctx, func() error { return w.Delete(ctx, o, opts...) })
+			}
 			sent := o.DeepCopyObject().(client.Object)
 			with := (&client.DeleteOptions{}).ApplyOptions(opts)
 			if with.Preconditions != nil {
@@ -631,9 +640,13 @@ type slot struct {
 	name  string
 	ports []*port
 
-	replacing sync.Mutex
+	// owner makes pods of the name at one of the slots that are twins, and their addresses are fixed; nil otherwise.
+	owner *appsv1.StatefulSet
+	twin  *slot
+
+	replacing *sync.Mutex // the twins share it
 	pod       *corev1.Pod // guarded by model.mu
-	going     bool        // it is being deleted
+	going     bool        // it is being deleted, or was and its twin has the pod
 	selection string
 }
 
@@ -647,7 +660,11 @@ func (s *slot) replace(r *rand.Rand) {
 	ctx := context.Background()
 	s.mu.Lock()
 	old := s.pod
-	s.going = old != nil
+	if s.going && old != nil { // the twin has the pod of the name
+		old = s.twin.pod
+		s.twin.going = true
+	}
+	s.going = s.pod != nil
 	s.mu.Unlock()
 	if old != nil {
 		if err := s.Delete(ctx, old, client.GracePeriodSeconds(0)); err != nil {
@@ -660,6 +677,9 @@ func (s *slot) replace(r *rand.Rand) {
 		Spec:       corev1.PodSpec{NodeName: s.node.name, AutomountServiceAccountToken: ptr(false), Containers: []corev1.Container{{Name: "c", Image: "localhost/pause:1"}}},
 	}
 	s.from(selection)(p)
+	if s.owner != nil {
+		of(s.owner)(p)
+	}
 	if err := s.Create(ctx, p); err != nil {
 		s.t.Errorf("create pod %s: %v", s.name, err)
 	}
@@ -841,6 +861,8 @@ func (b *box) mayRefuse(code uint, ask modelAsking, now time.Time) bool {
 	switch code {
 	case wire.CodeTryAgain:
 		return true
+	case wire.CodeHeldElsewhere:
+		return b.owner != nil
 	case wire.CodeEnvironment:
 		return b.seat.pod != b.slot.pod || b.slot.going
 	case wire.CodeNoPool:
@@ -889,6 +911,7 @@ func (b *box) judge(ask modelAsking, reply *wire.Reply, now time.Time) {
 		b.checkAlone(l, now)
 		b.checkInside(l, ask, now, same)
 	}
+	b.checkFixed(fresh, now)
 	for a, l := range fresh {
 		if !b.vanished.IsZero() {
 			l.until = b.vanished
@@ -1100,7 +1123,7 @@ func (p *port) late(r *rand.Rand) {
 			continue
 		}
 		for _, b := range s.boxes {
-			if b != s.newest() || s.pod != s.slot.pod || !b.deleted.IsZero() {
+			if b != s.newest() || s.pod != s.slot.pod || s.slot.going || !b.deleted.IsZero() {
 				old = append(old, b)
 			}
 		}
@@ -1213,6 +1236,8 @@ func (m *model) step(r *rand.Rand) {
 		m.task(detached, func() { s.blackout(r) })
 	case at < 10 && r.IntN(3) > 0:
 		m.task(detached, func() { s.away(r) })
+	case at < 11 && r.IntN(2) > 0:
+		m.task(detached, func() { m.rescale(r) })
 	default:
 		time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
 	}
@@ -1283,7 +1308,11 @@ func (m *model) entries() map[netip.Addr]string {
 	out := map[netip.Addr]string{}
 	for i := range list.Items {
 		e := &list.Items[i]
-		out[lease.AddressOf(e)] = fmt.Sprintf("%s %s %s %s %s %s", e.Spec.Address, e.Spec.Pool, e.Spec.Node, m.seatOf(e), e.Spec.ContainerID, e.Spec.Netns)
+		line := fmt.Sprintf("%s %s %s %s %s %s", e.Spec.Address, e.Spec.Pool, e.Spec.Node, m.seatOf(e), e.Spec.ContainerID, e.Spec.Netns)
+		if e.Spec.Use == v2beta1.IPUseKept {
+			line += keptMark
+		}
+		out[lease.AddressOf(e)] = line
 	}
 	return out
 }
@@ -1321,7 +1350,7 @@ func (m *model) quiet(r *rand.Rand) {
 	m.history.Unlock()
 	m.mu.Lock()
 	for key, s := range m.seats {
-		if s.pod != s.slot.pod {
+		if s.pod != s.slot.pod || s.slot.going {
 			delete(m.seats, key)
 		}
 	}
@@ -1338,7 +1367,7 @@ func (m *model) clean() {
 	m.mu.Lock()
 	for _, s := range m.seats {
 		for _, b := range s.boxes {
-			if b.deleted.IsZero() && (s.pod != s.slot.pod || b != s.newest() || b.unknown) {
+			if b.deleted.IsZero() && (s.pod != s.slot.pod || s.slot.going || b != s.newest() || b.unknown) {
 				old = append(old, b)
 			}
 		}
@@ -1365,8 +1394,11 @@ func (m *model) same(when string) {
 			notes = append(notes, left...)
 		}
 		got, want = nil, nil
+		m.collect()
 		for _, line := range m.entries() {
-			got = append(got, line)
+			if !strings.HasSuffix(line, keptMark) {
+				got = append(got, line)
+			}
 		}
 		m.mu.Lock()
 		for _, l := range m.leases {
@@ -1377,7 +1409,7 @@ func (m *model) same(when string) {
 		m.mu.Unlock()
 		slices.Sort(got)
 		slices.Sort(want)
-		if len(notes) == 0 && slices.Equal(got, want) {
+		if len(notes) == 0 && slices.Equal(got, want) && m.oneEach() {
 			return
 		}
 	}
@@ -1406,7 +1438,7 @@ func (m *model) probe(r *rand.Rand) {
 	s := m.sites[r.IntN(len(m.sites))]
 	m.eventually("the agent has heard of the last edits", func() bool { return m.current(s) })
 	sl := s.slots[r.IntN(len(s.slots))]
-	probe := &slot{site: s, name: fmt.Sprintf("%s-%d-%d", sl.name, m.steps.Load(), r.IntN(1e6))}
+	probe := &slot{site: s, name: fmt.Sprintf("%s-%d-%d", sl.name, m.steps.Load(), r.IntN(1e6)), replacing: &sync.Mutex{}}
 	probe.replace(r)
 	p := probe.seat("eth0")
 	want, code := m.expect(p)
@@ -1474,7 +1506,9 @@ func (m *model) expect(s *seat) (from []string, code uint) {
 				continue
 			}
 			full = true
-			if found == "" && slices.ContainsFunc(v.addresses, func(a netip.Addr) bool { return m.leases[a] == nil || !m.leases[a].until.IsZero() }) {
+			if found == "" && slices.ContainsFunc(v.addresses, func(a netip.Addr) bool {
+				return !m.fixed.kept[a] && (m.leases[a] == nil || !m.leases[a].until.IsZero())
+			}) {
 				found = name
 			}
 		}

@@ -9,8 +9,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -95,15 +96,15 @@ func (p *Publisher) merged(ctx context.Context, pod *corev1.Pod, uid string, own
 	return want, nil
 }
 
-// replace writes an endpoint in the place of the one that was read.
+// replace writes an endpoint in the place of the one that was read. It always changes something: the API server gives no new
+// resourceVersion to an object that is written as it is, and then an Unrecord of the old one that is under way would take out
+// what this call has just recorded.
 func (p *Publisher) replace(ctx context.Context, there, want *v2beta1.SpiderEndpoint) error {
 	if there == nil {
 		return p.client.Create(ctx, want)
 	}
-	if equality.Semantic.DeepEqual(there.Status, want.Status) && len(there.OwnerReferences) == 0 {
-		return nil
-	}
 	next := there.DeepCopy()
+	metav1.SetMetaDataAnnotation(&next.ObjectMeta, v2beta1.AnnotationWritten, rand.String(8))
 	next.Status, next.OwnerReferences = want.Status, nil
 	return p.client.Update(ctx, next)
 }
