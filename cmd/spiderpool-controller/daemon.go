@@ -80,7 +80,7 @@ func daemon(ctx context.Context, f flags) error {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Events.Events("")})
 	defer broadcaster.Shutdown()
-	lead := &leader{clients: clients, env: env, subnets: conf.EnableSpiderSubnet, log: log,
+	lead := &leader{clients: clients, env: env, subnets: conf.EnableSpiderSubnet, fixed: conf.FixedAddresses(), log: log,
 		events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-controller"})}
 
 	group, ctx := errgroup.WithContext(ctx)

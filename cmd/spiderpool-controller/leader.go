@@ -20,6 +20,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/controller"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 )
 
 // leaseName is the Lease by which the replicas choose their leader.
@@ -36,8 +37,10 @@ type leader struct {
 	env     config.Controller
 	// subnets says that SpiderSubnets are enabled.
 	subnets bool
-	events  record.EventRecorder
-	log     *slog.Logger
+	// fixed says which pods have fixed addresses.
+	fixed  fixed.Rules
+	events record.EventRecorder
+	log    *slog.Logger
 
 	// registry has what the leader of this election counts; nil while another leads.
 	registry atomic.Pointer[prometheus.Registry]
@@ -88,7 +91,8 @@ func (l *leader) once(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	if err := controller.Setup(mgr, controller.Options{
-		Live: l.clients.Live, Watch: l.clients.Watch, Events: l.events, Metrics: registry, DebugMetrics: l.env.EnabledDebugMetric, Log: l.log,
+		Live: l.clients.Live, Watch: l.clients.Watch, Events: l.events, Metrics: registry, DebugMetrics: l.env.EnabledDebugMetric,
+		FixedAddresses: l.fixed, Log: l.log,
 	}); err != nil {
 		return fmt.Errorf("prepare the leader: %w", err)
 	}

@@ -62,7 +62,7 @@ func object(t *testing.T, text string) client.Object {
 }
 
 // entry is a SpiderIP; rest is "POOL NAMESPACE/POD". It is in quarantine if the
-// pod's name begins with "lost".
+// pod's name begins with "lost", and kept for a StatefulSet if with "kept".
 func entry(t *testing.T, name, rest string) *v2beta1.SpiderIP {
 	t.Helper()
 	a, err := addr.ParseName(name)
@@ -78,6 +78,9 @@ func entry(t *testing.T, name, rest string) *v2beta1.SpiderIP {
 	ip.Name = name
 	if strings.HasPrefix(pod, "lost") {
 		ip.Spec.Use = v2beta1.IPUseQuarantine
+	}
+	if owner, _, ok := strings.Cut(pod, "-"); ok && owner == "kept" {
+		ip.Spec.Use, ip.Spec.Owner = v2beta1.IPUseKept, &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: owner, UID: "s"}
 	}
 	return ip
 }

@@ -23,6 +23,7 @@ const (
 	office   = `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20]}}`
 	network  = `SpiderSubnet net {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.99], gateway: 10.6.0.1}}`
 	held10   = `held 10.6.0.10 office shop/web-0`
+	kept11   = `held 10.6.0.11 office shop/kept-0`
 	forEver  = `metadata: {finalizers: [example.com/stay]}`
 	ofWeb    = `metadata: {labels: {ipam.spidernet.io/owner-application-name: web}}`
 	affinity = `podAffinity: {matchLabels: {ipam.spidernet.io/app-api-group: apps, ipam.spidernet.io/app-api-version: v1, ipam.spidernet.io/app-kind: Deployment, ipam.spidernet.io/app-namespace: shop, ipam.spidernet.io/app-name: web}}`
@@ -138,6 +139,15 @@ var rules = []rule{
 		want: `spec.ips: Forbidden: remove an IP address that is being used: 10.6.0.10 is being used by Pod shop/web-0: reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first, 'kubectl get spiderips --field-selector spec.pool=office' lists all`},
 	{name: "take an address in quarantine out of ips", around: []string{`held 10.6.0.10 office shop/lost-0`}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.11-10.6.0.20]}}`,
 		want: `10.6.0.10 is in quarantine after Pod shop/lost-0`},
+	{name: "take a kept address out of ips", around: []string{kept11}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10, 10.6.0.12-10.6.0.20]}}`,
+		want: `10.6.0.11 is kept for StatefulSet kept (pod shop/kept-0): reserve it by a SpiderReservedIP, so that nobody gets it anew, and first scale in or delete StatefulSet kept, or run 'kubectl delete spiderip 10.6.0.11', 'kubectl`},
+	{name: "take a kept IPv6 address out of ips", around: []string{`held fd00-0000-0000-0000-0000-0000-0000-0001 six shop/kept-0`}, before: `SpiderIPPool six {spec: {subnet: "fd00::/64", ips: ["fd00::1-fd00::9"]}}`, after: `SpiderIPPool six {spec: {subnet: "fd00::/64", ips: ["fd00::2-fd00::9"]}}`,
+		want: `fd00::1 is kept for StatefulSet kept (pod shop/kept-0): reserve it by a SpiderReservedIP, so that nobody gets it anew, and first scale in or delete StatefulSet kept, or run 'kubectl delete spiderip fd00-0000-0000-0000-0000-0000-0000-0001'`},
+	{name: "take a held and a kept address out of ips", around: []string{held10, kept11}, before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.12-10.6.0.20]}}`,
+		want: `10.6.0.10 is being used by Pod shop/web-0, 10.6.0.11 is kept for StatefulSet kept (pod shop/kept-0): reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first; of what is kept, scale in or delete StatefulSet kept, or run 'kubectl delete spiderip 10.6.0.11', 'kubectl`},
+	{name: "take many kept addresses out", around: []string{kept11, `held 10.6.0.12 office shop/kept-1`, `held 10.6.0.13 office shop/kept-2`, `held 10.6.0.14 office shop/web-4`},
+		before: office, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.20]}}`,
+		want: `10.6.0.13 is kept for StatefulSet kept (pod shop/kept-2), and 1 more: reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first; of what is kept`},
 	{name: "take a held address out of a malformed pool", around: []string{held10}, before: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20], podAffinity: {matchExpressions: [{key: a, operator: Is}]}}}`, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.11-10.6.0.20], podAffinity: {matchExpressions: [{key: a, operator: Is}]}}}`,
 		want: `spec.ips: Forbidden: remove an IP address that is being used: 10.6.0.10`, warn: `malformed as before`},
 	{name: "mend a malformed pool and take a held address out of it", around: []string{held10}, before: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10-10.6.0.20], podAffinity: {matchExpressions: [{key: a, operator: Is}]}}}`, after: `SpiderIPPool office {spec: {subnet: 10.6.0.0/16, ips: [10.6.0.11-10.6.0.20]}}`,
@@ -217,6 +227,8 @@ var rules = []rule{
 	{name: "a reservation", after: `SpiderReservedIP printers {spec: {ips: [10.6.0.10]}}`},
 	{name: "reserve a held address", around: []string{held10}, after: `SpiderReservedIP printers {spec: {ips: [10.6.0.9-10.6.0.12]}}`,
 		warn: `spec.ips: 10.6.0.10 is being used by Pod shop/web-0: who holds a reserved address keeps it`},
+	{name: "reserve a kept address", around: []string{kept11}, after: `SpiderReservedIP printers {spec: {ips: [10.6.0.9-10.6.0.12]}}`,
+		warn: `spec.ips: 10.6.0.11 is kept for StatefulSet kept (pod shop/kept-0): who holds a reserved address keeps it; of what is kept, scale in or delete StatefulSet kept, or run 'kubectl delete spiderip 10.6.0.11'`},
 	{name: "reserve many held addresses", around: []string{held10, `held 10.6.0.11 office shop/web-1`, `held fd00-0000-0000-0000-0000-0000-0000-0001 six shop/web-2`}, after: `SpiderReservedIP printers {spec: {ips: [10.6.0.0-10.6.0.255]}}`,
 		warn: `10.6.0.10 is being used by Pod shop/web-0, 10.6.0.11 is being used by Pod shop/web-1: who holds`},
 	{name: "more is reserved", around: []string{held10}, before: `SpiderReservedIP printers {spec: {ips: [10.6.0.10]}}`, after: `SpiderReservedIP printers {spec: {ips: [10.6.0.10-10.6.0.30]}}`},
@@ -230,6 +242,8 @@ var rules = []rule{
 	{name: "delete a pool in use", around: []string{held10}, before: office},
 	{name: "delete a pool in use that is kept", set: "keep", around: []string{held10}, before: office,
 		want: `the IPPool is in use: 10.6.0.10 is being used by Pod shop/web-0`},
+	{name: "delete a pool of a kept address", set: "keep", around: []string{kept11}, before: office,
+		want: `the IPPool is in use: 10.6.0.11 is kept for StatefulSet kept (pod shop/kept-0): first scale in or delete StatefulSet kept, or run 'kubectl delete spiderip 10.6.0.11', 'kubectl`},
 	{name: "delete an unused pool", set: "keep", around: []string{`held 10.6.0.10 other shop/web-0`}, before: office},
 	{name: "delete a pool again", set: "keep", around: []string{`held 10.6.0.10 going shop/web-0`}, before: `SpiderIPPool going {` + forEver + `, spec: {subnet: 10.6.0.0/16, ips: [10.6.0.10]}}`},
 	{name: "delete an older installation's pool", set: "keep", before: `SpiderIPPool old {spec: {subnet: 10.6.0.0/16}, status: {allocatedIPs: "{}"}}`, want: `run 'spiderpoolctl migrate' first`},

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 )
 
@@ -41,7 +42,12 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// DebugMetrics adds those of single pools under their names of before.
 	DebugMetrics bool
-	Log          *slog.Logger
+	// FixedAddresses says which pods have fixed addresses.
+	FixedAddresses fixed.Rules
+	Log            *slog.Logger
+
+	// keptScan and keptSettled are set by tests in place of the constants.
+	keptScan, keptSettled time.Duration
 }
 
 const (
@@ -82,6 +88,13 @@ func Setup(mgr manager.Manager, o Options) error {
 	}
 	if err := c.Watch(&sources{append(s.sources(watches), &heldSource{watching, s.usage}), s.inventory.complete}); err != nil {
 		return fmt.Errorf("register the watches: %w", err)
+	}
+	kept, err := newKeptAddresses(o, watches, s.usage)
+	if err == nil {
+		err = mgr.Add(kept)
+	}
+	if err != nil {
+		return fmt.Errorf("register the release of kept addresses: %w", err)
 	}
 	return errors.Join(addSubnets(mgr, watches, o), addReservations(mgr, watches, o))
 }

@@ -313,6 +313,12 @@ func (c *cluster) lead(wrap ...func(http.RoundTripper) http.RoundTripper) *leade
 
 func leadWith(t testing.TB, cfg *rest.Config, wrap ...func(http.RoundTripper) http.RoundTripper) *leader {
 	t.Helper()
+	return leadAs(t, cfg, func(*manager.Options, *Options) {}, wrap...)
+}
+
+// leadAs starts a controller with other options.
+func leadAs(t testing.TB, cfg *rest.Config, change func(*manager.Options, *Options), wrap ...func(http.RoundTripper) http.RoundTripper) *leader {
+	t.Helper()
 	ctrllog.SetLogger(logr.Discard())
 	l := &leader{requests: &requests{}, registry: prometheus.NewRegistry(), events: record.NewFakeRecorder(10000)}
 	cfg = rest.CopyConfig(cfg)
@@ -325,13 +331,16 @@ func leadWith(t testing.TB, cfg *rest.Config, wrap ...func(http.RoundTripper) ht
 		t.Fatal(err)
 	}
 	yes := true
-	mgr, err := manager.New(clients.Watch, manager.Options{
+	m := manager.Options{
 		Scheme: apiclient.Scheme(), MapperProvider: apiclient.Mapper, Metrics: metricsserver.Options{BindAddress: "0"},
 		Controller: ctrlconfig.Controller{SkipNameValidation: &yes}, Logger: logr.Discard(),
-	})
+	}
+	o := Options{Live: clients.Live, Watch: clients.Watch, Events: l.events, Metrics: l.registry, DebugMetrics: true,
+		FixedAddresses: keepAll, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	change(&m, &o)
+	mgr, err := manager.New(clients.Watch, m)
 	if err == nil {
-		err = Setup(mgr, Options{Live: clients.Live, Watch: clients.Watch, Events: l.events, Metrics: l.registry, DebugMetrics: true,
-			Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		err = Setup(mgr, o)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -382,7 +391,7 @@ func (l *leader) value(t testing.TB, name string, labels ...string) float64 {
 				matches = matches && has
 			}
 			if matches {
-				return m.GetGauge().GetValue()
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			}
 		}
 	}

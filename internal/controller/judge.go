@@ -76,7 +76,7 @@ func Judge(o *v2beta1.SpiderIPPool, held []Entry, c Circumstances) v2beta1.IPPoo
 		s.DrainingIPCount, s.Draining = &count, draining.Strings()
 		s.Draining = s.Draining[:min(len(s.Draining), drainingShown)]
 	}
-	for _, condition := range []metav1.Condition{ready(o, has, c.Cut), drains(o, draining), malformed(o)} {
+	for _, condition := range []metav1.Condition{ready(o, has, c.Cut), drains(o, draining, held), malformed(o)} {
 		condition.ObservedGeneration, condition.LastTransitionTime = o.Generation, c.Now
 		for _, before := range o.Status.Conditions {
 			if before.Type == condition.Type && before.Status == condition.Status && !before.LastTransitionTime.IsZero() {
@@ -150,7 +150,7 @@ func ready(o *v2beta1.SpiderIPPool, has addr.Set, cut addr.Count) metav1.Conditi
 }
 
 // drains says which addresses pods have that the pool has no longer.
-func drains(o *v2beta1.SpiderIPPool, draining addr.Set) metav1.Condition {
+func drains(o *v2beta1.SpiderIPPool, draining addr.Set, held []Entry) metav1.Condition {
 	c := metav1.Condition{Type: v2beta1.ConditionDraining, Status: metav1.ConditionFalse, Reason: reasonInside}
 	if draining.IsEmpty() {
 		return c
@@ -166,6 +166,16 @@ func drains(o *v2beta1.SpiderIPPool, draining addr.Set) metav1.Condition {
 	}
 	c.Message = fmt.Sprintf("%s addresses are held that the pool no longer covers, %s: they are free when their pods are gone, which "+
 		"`kubectl get spiderips --field-selector spec.pool=%s` shows", draining.Count(), first, o.Name)
+	kept := 0
+	for _, e := range held {
+		if e.Kept != nil && draining.Contains(e.Address) {
+			kept++
+		}
+	}
+	if kept > 0 {
+		c.Message += fmt.Sprintf("; no pod has %d of them, which are kept for the next pod of a StatefulSet or virtual machine (USE is Kept): "+
+			"they are free when that is scaled in or deleted", kept)
+	}
 	return c
 }
 

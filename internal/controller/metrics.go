@@ -33,6 +33,7 @@ var (
 	freeIPs       = describeIPs("free", "Addresses of the pool that are not reserved and that nobody holds, in whichever pool's name")
 	reservedIPs   = describeIPs("reserved", "Addresses of the pool that SpiderReservedIPs or nodes keep from pods")
 	drainingIPs   = describeIPs("draining", "Addresses held in the name of the pool that it no longer covers")
+	keptIPs       = describeIPs("kept", "Addresses held in the name of the pool that no pod has, for the next pod of a StatefulSet or virtual machine")
 	quarantineIPs = describeIPs("quarantined", "Addresses held in the name of the pool whose pod is gone, but perhaps not its container")
 
 	malformedPool = prometheus.NewDesc("spiderpool_pool_malformed", "1 if the pool cannot be understood and serves nobody", perPoolLabels, nil)
@@ -56,14 +57,14 @@ type series struct {
 type numbers struct {
 	total, free, reserved addr.Count
 	used, draining        int
-	quarantined           int
+	quarantined, kept     int
 	malformed             bool
 	exists                bool
 }
 
 // Collect tells all numbers as they are.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
-	outlines, subnets, kept, ok := c.inventory.snapshot()
+	outlines, subnets, reserved, ok := c.inventory.snapshot()
 	if !ok {
 		return
 	}
@@ -72,7 +73,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(totalPools, float64(len(outlines)))
 	gauge(totalSubnets, float64(subnets))
-	for s, n := range c.count(outlines, kept) {
+	for s, n := range c.count(outlines, reserved) {
 		labels := []string{s.pool, strconv.Itoa(int(s.family))}
 		gauge(totalIPs, n.total.Float64(), labels...)
 		gauge(usedIPs, float64(n.used), labels...)
@@ -80,6 +81,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(reservedIPs, n.reserved.Float64(), labels...)
 		gauge(drainingIPs, float64(n.draining), labels...)
 		gauge(quarantineIPs, float64(n.quarantined), labels...)
+		gauge(keptIPs, float64(n.kept), labels...)
 		if n.exists {
 			malformed := 0.0
 			if n.malformed {
@@ -97,7 +99,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 // count computes the numbers of all pools, and of names of pools that are gone
 // and in which addresses are held. It costs what is held and how many ranges
 // there are, not their product.
-func (c *collector) count(outlines map[string]outline, kept addr.Set) map[series]*numbers {
+func (c *collector) count(outlines map[string]outline, reserved addr.Set) map[series]*numbers {
 	all := map[series]*numbers{}
 	of := func(s series) *numbers {
 		if all[s] == nil {
@@ -114,6 +116,9 @@ func (c *collector) count(outlines map[string]outline, kept addr.Set) map[series
 			if e.Quarantine {
 				n.quarantined++
 			}
+			if e.Kept != nil {
+				n.kept++
+			}
 			if p.drains(e.Address) {
 				n.draining++
 			}
@@ -126,7 +131,7 @@ func (c *collector) count(outlines map[string]outline, kept addr.Set) map[series
 		n := of(series{name, p.family})
 		n.exists, n.malformed = true, p.malformed
 		n.total = p.addresses.Count()
-		gives := p.addresses.Minus(kept)
+		gives := p.addresses.Minus(reserved)
 		n.reserved = n.total.Sub(gives.Count())
 		n.free = gives.Count().Sub(addr.CountOf(uint64(within(taken, gives))))
 	}

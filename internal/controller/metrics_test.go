@@ -30,7 +30,7 @@ func (l *leader) scrape(t *testing.T) string {
 			for _, p := range m.Label {
 				line += " " + p.GetValue()
 			}
-			out = append(out, fmt.Sprintf("%s %v", line, m.GetGauge().GetValue()))
+			out = append(out, fmt.Sprintf("%s %v", line, m.GetGauge().GetValue()+m.GetCounter().GetValue()))
 		}
 	}
 	slices.Sort(out)
@@ -55,9 +55,19 @@ func TestMetrics(t *testing.T) {
 	if err := c.ledger.Claim(t.Context(), quarantined); err != nil {
 		t.Fatal(err)
 	}
+	kept := entryIn("gone", "10.6.0.40")
+	kept.Spec.Use, kept.Spec.Owner = v2beta1.IPUseKept, &v2beta1.IPOwner{APIVersion: "apps.example.com/v1", Kind: "Unknown", Name: "web", UID: "s"}
+	if err := c.ledger.Claim(t.Context(), kept); err != nil {
+		t.Fatal(err)
+	}
 	l := c.lead()
 	c.eventually("the pools are judged", func() bool { return l.value(t, "spiderpool_pool_used_ips", "pool", "six") == 1 })
-	want := `debug_ippool_available_ip_counts 4 a 6
+	want := `controller_kept_release_failed_total 0
+controller_kept_released_total not_fixed 0
+controller_kept_released_total not_wanted 0
+controller_kept_released_total owner_gone 0
+controller_kept_released_total pod_without 0
+debug_ippool_available_ip_counts 4 a 6
 debug_ippool_available_ip_counts 4 b 8
 debug_ippool_available_ip_counts 4 gone 0
 debug_ippool_available_ip_counts 6 six 1.8446744073709552e+19
@@ -73,6 +83,10 @@ pool_free_ips 4 a 6
 pool_free_ips 4 b 8
 pool_free_ips 4 gone 0
 pool_free_ips 6 six 1.8446744073709552e+19
+pool_kept_ips 4 a 0
+pool_kept_ips 4 b 0
+pool_kept_ips 4 gone 1
+pool_kept_ips 6 six 0
 pool_malformed 4 a 0
 pool_malformed 4 b 0
 pool_malformed 6 six 0
@@ -90,7 +104,7 @@ pool_total_ips 4 gone 0
 pool_total_ips 6 six 1.8446744073709552e+19
 pool_used_ips 4 a 3
 pool_used_ips 4 b 0
-pool_used_ips 4 gone 1
+pool_used_ips 4 gone 2
 pool_used_ips 6 six 1
 total_ippool_counts 3
 total_subnet_counts 1`

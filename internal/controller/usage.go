@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -18,6 +19,18 @@ type Entry struct {
 	// Pod is "namespace/name" of the holder, UID that of the pod.
 	Pod, UID   string
 	Quarantine bool
+	// Kept is set if no pod has the address and it is kept for the next one of an owner.
+	Kept *Kept
+}
+
+// Kept is what is known besides of an entry that is kept: most are not.
+type Kept struct {
+	Owner v2beta1.IPOwner
+	// UID and Version are those of the SpiderIP.
+	UID     types.UID
+	Version string
+	// Borne is set if a container of a virtual machine that moved may still bear the address.
+	Borne bool
 }
 
 // versioned is an entry, and the resourceVersion of its object.
@@ -74,10 +87,14 @@ func (u *usage) of(pool string) *held {
 // the kind does not let in.
 func entryOf(ip *v2beta1.SpiderIP) (versioned, bool) {
 	a, err := addr.ParseAddr(ip.Spec.Address)
-	return versioned{Entry{
+	e := Entry{
 		Address: a, Pod: ip.Spec.Pod.Namespace + "/" + ip.Spec.Pod.Name, UID: ip.Spec.Pod.UID,
 		Quarantine: ip.Spec.Use == v2beta1.IPUseQuarantine,
-	}, ip.ResourceVersion}, err == nil
+	}
+	if ip.Spec.Use == v2beta1.IPUseKept && ip.Spec.Owner != nil {
+		e.Kept = &Kept{*ip.Spec.Owner, ip.UID, ip.ResourceVersion, ip.Annotations[v2beta1.AnnotationBearers] != ""}
+	}
+	return versioned{e, ip.ResourceVersion}, err == nil
 }
 
 // newer reports whether a version is after another. Versions that do not compare
@@ -242,6 +259,20 @@ func (u *usage) in(pool string) []Entry {
 		out = append(out, e.Entry)
 	}
 	slices.SortFunc(out, func(a, b Entry) int { return a.Address.Compare(b.Address) })
+	return out
+}
+
+// kept returns what no pod has and is kept, of all pools, in no order.
+func (u *usage) kept() (out []Entry) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, h := range u.pools {
+		for _, e := range h.entries {
+			if e.Kept != nil {
+				out = append(out, e.Entry)
+			}
+		}
+	}
 	return out
 }
 

@@ -82,10 +82,17 @@ func trimNode(o any) (any, error) {
 
 // trimIP keeps of a SpiderIP what an Entry says.
 func trimIP(ip *v2beta1.SpiderIP) {
-	*ip = v2beta1.SpiderIP{
+	trimmed := v2beta1.SpiderIP{
 		ObjectMeta: metav1.ObjectMeta{Name: ip.Name, ResourceVersion: ip.ResourceVersion},
 		Spec:       v2beta1.IPSpec{Address: ip.Spec.Address, Pool: ip.Spec.Pool, Pod: ip.Spec.Pod, Use: ip.Spec.Use},
 	}
+	if ip.Spec.Use == v2beta1.IPUseKept {
+		trimmed.UID, trimmed.Spec.Owner = ip.UID, ip.Spec.Owner
+		if borne := ip.Annotations[v2beta1.AnnotationBearers]; borne != "" {
+			trimmed.Annotations = map[string]string{v2beta1.AnnotationBearers: borne}
+		}
+	}
+	*ip = trimmed
 }
 
 // listWatch lists and watches so that every list is of a moment after it was

@@ -58,16 +58,52 @@ func (h Held) in(set addr.Set) Held {
 func (h Held) String() string {
 	var texts []string
 	for _, ip := range h.Some {
-		use := "is being used by Pod"
-		if ip.Spec.Use == v2beta1.IPUseQuarantine {
-			use = "is in quarantine after Pod"
+		pod := ip.Spec.Pod.Namespace + "/" + ip.Spec.Pod.Name
+		switch owner := keptFor(ip); {
+		case owner != "":
+			texts = append(texts, fmt.Sprintf("%s is kept for %s (pod %s)", ip.Spec.Address, owner, pod))
+		case ip.Spec.Use == v2beta1.IPUseQuarantine:
+			texts = append(texts, fmt.Sprintf("%s is in quarantine after Pod %s", ip.Spec.Address, pod))
+		default:
+			texts = append(texts, fmt.Sprintf("%s is being used by Pod %s", ip.Spec.Address, pod))
 		}
-		texts = append(texts, fmt.Sprintf("%s %s %s/%s", ip.Spec.Address, use, ip.Spec.Pod.Namespace, ip.Spec.Pod.Name))
 	}
 	if more := h.Addresses.Count().Sub(addr.CountOf(uint64(len(texts)))); !more.IsZero() {
 		texts = append(texts, fmt.Sprintf("and %s more", more))
 	}
 	return strings.Join(texts, ", ")
+}
+
+// keptFor is the owner that an address is kept for, "StatefulSet web"; empty if a pod has it.
+func keptFor(ip v2beta1.SpiderIP) string {
+	if ip.Spec.Use != v2beta1.IPUseKept || ip.Spec.Owner == nil {
+		return ""
+	}
+	return ip.Spec.Owner.Kind + " " + ip.Spec.Owner.Name
+}
+
+// freeKept is how to free the first of those that no pod has and that are kept; empty if there is none.
+func (h Held) freeKept() string {
+	for _, ip := range h.Some {
+		if owner := keptFor(ip); owner != "" {
+			return fmt.Sprintf("scale in or delete %s, or run 'kubectl delete spiderip %s'", owner, ip.Name)
+		}
+	}
+	return ""
+}
+
+// takeDown is what to do before addresses are taken away from who holds them.
+func (h Held) takeDown() string {
+	pods := slices.ContainsFunc(h.Some, func(ip v2beta1.SpiderIP) bool { return keptFor(ip) == "" }) ||
+		h.Addresses.Count().Cmp(addr.CountOf(uint64(len(h.Some)))) > 0
+	switch kept := h.freeKept(); {
+	case kept == "":
+		return "take these pods down first"
+	case !pods:
+		return "first " + kept
+	default:
+		return "take these pods down first; of what is kept, " + kept
+	}
 }
 
 // Verdict says whether an edit may be stored: not if there is an error. Each
@@ -173,7 +209,7 @@ func CheckPoolDeletion(p *v2beta1.SpiderIPPool, held Held) (v Verdict) {
 	case isForeign(p):
 		v.refuse(field.Forbidden(field.NewPath("status", "allocatedIPs"), foreign))
 	case !held.Addresses.IsEmpty():
-		v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("the IPPool is in use: %s: take these pods down first, %s", held, holders(p.Name))))
+		v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("the IPPool is in use: %s: %s, %s", held, held.takeDown(), holders(p.Name))))
 	}
 	return v
 }
@@ -271,8 +307,8 @@ func (e *poolEdit) checkHeld() {
 		e.refuse(field.Forbidden(takenBy(e.after, e.Removed), foreign))
 	case !held.Addresses.IsEmpty():
 		e.refuse(field.Forbidden(takenBy(e.after, held.Addresses),
-			fmt.Sprintf("remove an IP address that is being used: %s: reserve it by a SpiderReservedIP, so that nobody gets it anew, and take these pods down first, %s",
-				held, holders(e.after.Name))))
+			fmt.Sprintf("remove an IP address that is being used: %s: reserve it by a SpiderReservedIP, so that nobody gets it anew, and %s, %s",
+				held, held.takeDown(), holders(e.after.Name))))
 	}
 }
 

@@ -49,7 +49,11 @@ func CheckReserved(before, after *v2beta1.SpiderReservedIP, around Around) (v Ve
 		v.refuse(field.Invalid(specPath.Child("ips"), few(after.Spec.IPs), "the family is immutable: make another object for the other family"))
 	}
 	if held := around.Held.in(is.Minus(was)); !held.Addresses.IsEmpty() {
-		v.warn(specPath.Child("ips"), "%s: who holds a reserved address keeps it", held)
+		text := "who holds a reserved address keeps it"
+		if kept := held.freeKept(); kept != "" {
+			text += "; of what is kept, " + kept
+		}
+		v.warn(specPath.Child("ips"), "%s: %s", held, text)
 	}
 	return v
 }
