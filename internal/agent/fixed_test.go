@@ -450,3 +450,53 @@ func TestFixedLateAdd(t *testing.T) {
 		t.Errorf("held %q, want %q", c.held(), want)
 	}
 }
+
+// TestFixedHome: what was freed with a StatefulSet is given to the pods of one of the same name again, unless somebody has it.
+func TestFixedHome(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.node("n1"), c.node("n2")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.12", "10.1.0.21-10.1.0.22"})
+	c.pool("v6", "fd01::/64", []string{"fd01::1-fd01::ffff:ffff:ffff:ffff"})
+	start := func(n *node, s *appsv1.StatefulSet, ordinal int, container string) []string {
+		p := c.pod(n, fmt.Sprint("web-", ordinal), of(s), c.from("v4|v6"))
+		return n.add(p, container)
+	}
+	end := func(n *node, ordinal int, container string) {
+		p := &corev1.Pod{}
+		if err := c.Get(t.Context(), client.ObjectKey{Namespace: c.prefix, Name: fmt.Sprint("web-", ordinal)}, p); err != nil {
+			t.Fatal(err)
+		}
+		n.del(p, container)
+		c.remove(p)
+	}
+	set := c.statefulSet("web", 5)
+	var had [5][]string
+	for i := range had {
+		had[i] = start(n1, set, i, fmt.Sprint("one", i))
+	}
+	c.deleteSet(set)
+	for i := range had {
+		end(n1, i, fmt.Sprint("one", i))
+	}
+	c.eventually("all is free", func() bool { return c.held() == "" })
+
+	set = c.statefulSet("web", 5)
+	for _, i := range []int{3, 0, 4, 2, 1} {
+		if got := start(n2, set, i, fmt.Sprint("two", i)); !slices.Equal(got, had[i]) {
+			t.Errorf("web-%d has %v, had %v", i, got, had[i])
+		}
+	}
+	c.scale(set, 4)
+	end(n2, 4, "two4")
+	other := c.pod(n1, "other", c.from("v4|"))
+	got := n1.add(other, "other")
+	if !slices.Contains(had[4], got[0]) {
+		t.Fatalf("other has %v, and %v should have been the only one free", got, had[4])
+	}
+	c.scale(set, 3)
+	end(n2, 3, "two3")
+	c.scale(set, 5)
+	if got := start(n1, set, 4, "three"); got[0] != had[3][0] || got[1] != had[4][1] {
+		t.Errorf("web-4 has %v; its IPv4 address is another's, so %v and %v are left", got, had[3][0], had[4][1])
+	}
+}

@@ -92,6 +92,18 @@ func (m *model) rescale(r *rand.Rand) {
 	}
 }
 
+// asksFixed forgets what an ADD that asks for other pools frees. The caller has the lock.
+func (b *box) asksFixed() {
+	for _, f := range []pool.Family{pool.IPv4, pool.IPv6} {
+		key := b.fixedKey(f)
+		if last, had := b.fixed.had[key]; had && !slices.Contains(b.pools[f], strings.TrimPrefix(last.pool, b.prefix+"-")) {
+			delete(b.fixed.had, key)
+		}
+	}
+}
+
+func (b *box) fixedKey(f pool.Family) string { return fmt.Sprint(b.slot.name, "/", b.ifname, "/", f) }
+
 // checkFixed checks that a pod is told the addresses of the one before it, unless a pool lost them or the owner did not want
 // the pod meanwhile. The caller has the lock.
 func (b *box) checkFixed(fresh map[netip.Addr]*promise, now time.Time) {
@@ -99,7 +111,7 @@ func (b *box) checkFixed(fresh map[netip.Addr]*promise, now time.Time) {
 		return
 	}
 	for a, l := range fresh {
-		key := fmt.Sprint(b.slot.name, "/", b.ifname, "/", pool.FamilyOf(a))
+		key := b.fixedKey(pool.FamilyOf(a))
 		last, had := b.fixed.had[key]
 		if had && last.address != a && !b.excused(last, pool.FamilyOf(a), now) {
 			b.violated([]string{b.seat.String(), a.String(), last.address.String()}, "%s is told %s, and the pod of its name had %s of pool %s since %s",

@@ -672,6 +672,9 @@ func (s *slot) replace(r *rand.Rand) {
 		}
 	}
 	selection := wishes[r.IntN(len(wishes))]
+	if s.owner != nil && r.IntN(4) > 0 {
+		selection = "a,b|c" // other pools are another address
+	}
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.prefix, Name: s.name, Annotations: map[string]string{}},
 		Spec:       corev1.PodSpec{NodeName: s.node.name, AutomountServiceAccountToken: ptr(false), Containers: []corev1.Container{{Name: "c", Image: "localhost/pause:1"}}},
@@ -817,6 +820,7 @@ func (b *box) asks() modelAsking {
 	now := time.Now()
 	ask := modelAsking{sent: now, process: b.site.process.Load(), first: b.index == 0 && b.asked == 0}
 	b.asked++
+	b.asksFixed()
 	b.log([]string{b.seat.String()}, "%s ADD %s of %s", b.short(), b.id, b.seat)
 	return ask
 }

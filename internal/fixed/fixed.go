@@ -111,7 +111,7 @@ func Wanted(owner *v2beta1.IPOwner, object *unstructured.Unstructured, pod strin
 		return false, name + " is being deleted"
 	}
 	replicas, counts, err := unstructured.NestedInt64(object.Object, "spec", "replicas")
-	ordinal, numbered := ordinalOf(owner.Name, pod)
+	ordinal, numbered := Ordinal(owner, pod)
 	if err != nil || !counts || !numbered || IsMachine(owner) {
 		return true, ""
 	}
@@ -131,9 +131,10 @@ func Until(owner *v2beta1.IPOwner, pod string) string {
 	return fmt.Sprintf("until %s %s is deleted or wants no pod %s", owner.Kind, owner.Name, pod)
 }
 
-// ordinalOf is the number at the end of the name of a pod, "web-3" of owner "web".
-func ordinalOf(owner, pod string) (n int64, ok bool) {
-	text, ok := strings.CutPrefix(pod, owner+"-")
+// Ordinal is the number at the end of the name of a pod, 3 of "web-3" of owner "web", from 0 to 2^31-1. It is not ok for the
+// name of a pod that has none.
+func Ordinal(owner *v2beta1.IPOwner, pod string) (n int64, ok bool) {
+	text, ok := strings.CutPrefix(pod, owner.Name+"-")
 	n, err := strconv.ParseInt(text, 10, 32)
 	return n, ok && err == nil && strconv.FormatInt(n, 10) == text
 }

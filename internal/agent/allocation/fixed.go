@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
@@ -77,6 +78,21 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 		return nil, &Held{entry}
 	}
 	return a.inherit(ctx, r, f, entry, p)
+}
+
+// home is the candidate that an interface whose addresses are fixed tries first. It follows from the names of the owner and
+// the pod alone, so what was freed when the owner was scaled in or deleted is given to the same pod again, unless somebody
+// took it meanwhile. The pods of one owner have neighbours, and so never want the same.
+func (s *search) home() (netip.Addr, bool) {
+	owner, pod := s.request.FixedFor, s.request.pod()
+	if owner == nil || s.candidates.IsEmpty() {
+		return netip.Addr{}, false
+	}
+	h := fnv.New64a()
+	fmt.Fprint(h, pod.Namespace, "/", owner.Kind, "/", owner.Name, "/", s.request.Interface)
+	ordinal, _ := fixed.Ordinal(owner, pod.Name)
+	size := uint64(s.candidates.Count().Int64())
+	return s.candidates.Nth(addr.CountOf((h.Sum64()%size + uint64(ordinal)) % size))
 }
 
 // forget goes on without the recorded address.

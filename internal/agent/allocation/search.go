@@ -111,7 +111,7 @@ func (s *search) try(ctx context.Context) (*lease.Lease, error) {
 	return nil, nil
 }
 
-// next chooses what to try: what was offered, what the interface may hold already, or any candidate.
+// next chooses what to try: what was offered, what the interface may hold already, its home, or any candidate.
 func (s *search) next() (netip.Addr, bool) {
 	for s.request.waiter != nil {
 		a, ok := s.request.waiter.Take(s.pool.Name)
@@ -128,6 +128,9 @@ func (s *search) next() (netip.Addr, bool) {
 		if !s.tried[a] && !l.Held() && s.candidates.Contains(a) {
 			return a, true
 		}
+	}
+	if a, ok := s.home(); ok && !s.tried[a] && s.usage.Prefer(a) {
+		return a, true
 	}
 	return s.usage.Pick(s.candidates, s.tried, s.random)
 }

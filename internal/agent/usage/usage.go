@@ -142,7 +142,18 @@ func (u *Pool) freeOf(candidates addr.Set) addr.Sampler {
 	return u.free
 }
 
-// Tried ends what pick began.
+// Prefer begins to try one address, if it may well be free. Tried of the usage must follow then.
+func (u *Pool) Prefer(a netip.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.isTaken(a) || u.isUnlikely(a) {
+		return false
+	}
+	u.trying[a]++
+	return true
+}
+
+// Tried ends what Pick or Prefer began.
 func (u *Pool) Tried(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
