@@ -129,8 +129,10 @@ func (s *scenario) cut(size int) *v2beta1.SpiderIPPool {
 type entryWatch struct {
 	mu      sync.Mutex
 	entries map[string]*v2beta1.SpiderIP
+	deleted []string // names, in turn
 }
 
+// watchEntries begins to watch.
 func (s *scenario) watchEntries() *entryWatch {
 	s.Helper()
 	c, err := client.NewWithWatch(s.API.Config(), client.Options{Scheme: s.Scheme()})
@@ -153,6 +155,7 @@ func (s *scenario) watchEntries() *entryWatch {
 			w.mu.Lock()
 			if e.Type == "DELETED" {
 				delete(w.entries, ip.Name)
+				w.deleted = append(w.deleted, ip.Name)
 			} else {
 				w.entries[ip.Name] = ip
 			}

@@ -32,7 +32,8 @@ func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	c, err := cluster.Start(ctx, lab.Config{Name: "e2e", Nodes: 3, Out: os.Stderr}, "spiderpoolAgent.prometheus.enabled=true", "spiderpoolController.replicas=2")
+	c, err := cluster.Start(ctx, lab.Config{Name: "e2e", Nodes: 3, Out: os.Stderr}, "spiderpoolAgent.prometheus.enabled=true", "spiderpoolController.replicas=2",
+		"ipam.fixedAddressKinds[0].apiVersion=apps.kruise.io/v1beta1", "ipam.fixedAddressKinds[0].kind=StatefulSet")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
