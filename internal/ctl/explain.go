@@ -261,13 +261,12 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 // usage counts the addresses of a pool, in whichever pool's name they are held.
 func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, error) {
 	gives := e.facts.Gives(p)
-	u := pool.Usage{Size: gives.Count(), Free: gives.Minus(e.held).Count(), Reserved: p.Addresses.Minus(gives).Count(), Kept: map[string]int{}}
+	u := pool.Usage{Size: gives.Count(), Free: gives.Minus(e.held).Count(), Reserved: p.Addresses.Minus(gives).Count()}
 	for _, entry := range e.entries {
 		if a, err := addr.ParseAddr(entry.Spec.Address); err != nil || !gives.Contains(a) {
 			continue
 		}
-		if owner := entry.Spec.Owner; entry.Spec.Use == v2beta1.IPUseKept && owner != nil {
-			u.Kept[owner.Kind+" "+owner.Name]++
+		if u.CountKept(&entry.Spec, e.pod.Namespace) {
 			continue
 		}
 		holder, err := e.holder(ctx, entry)

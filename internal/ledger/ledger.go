@@ -138,6 +138,18 @@ func (l *Ledger) OfPool(ctx context.Context, pool string) (taken addr.Set, stran
 	return taken, strange, err
 }
 
+// KeptIn returns the entries of a pool that no pod has and that are kept for the
+// next one of an owner, as of a moment after the call: at most the first few, and
+// whether there may be more. For what people are told of a full pool.
+func (l *Ledger) KeptIn(ctx context.Context, pool string, few int64) (kept []v2beta1.SpiderIP, more bool, err error) {
+	var list v2beta1.SpiderIPList
+	of := client.MatchingFields{"spec.pool": pool, "spec.use": string(v2beta1.IPUseKept)}
+	if err := l.client.List(ctx, &list, of, client.Limit(few)); err != nil {
+		return nil, false, fmt.Errorf("list the SpiderIPs of pool %s that are kept: %w", pool, err)
+	}
+	return list.Items, list.Continue != "", nil
+}
+
 // taken lists metadata; a limit among the options is the size of a page.
 func (l *Ledger) taken(ctx context.Context, options ...client.ListOption) (taken addr.Set, strange []string, err error) {
 	var ranges []addr.Range

@@ -74,19 +74,14 @@ func (h Held) String() string {
 	return strings.Join(texts, ", ")
 }
 
-// keptFor is the owner that an address is kept for, "StatefulSet web"; empty if a pod has it.
-func keptFor(ip v2beta1.SpiderIP) string {
-	if ip.Spec.Use != v2beta1.IPUseKept || ip.Spec.Owner == nil {
-		return ""
-	}
-	return ip.Spec.Owner.Kind + " " + ip.Spec.Owner.Name
-}
+// keptFor is the owner that an address is kept for, beside whose pod it is named; empty if a pod has it.
+func keptFor(ip v2beta1.SpiderIP) string { return KeptFor(&ip.Spec, ip.Spec.Pod.Namespace) }
 
 // freeKept is how to free the first of those that no pod has and that are kept; empty if there is none.
 func (h Held) freeKept() string {
 	for _, ip := range h.Some {
 		if owner := keptFor(ip); owner != "" {
-			return fmt.Sprintf("scale in or delete %s, or run 'kubectl delete spiderip %s'", owner, ip.Name)
+			return FreeKept(owner, ip.Name)
 		}
 	}
 	return ""

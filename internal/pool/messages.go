@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 )
 
@@ -20,8 +21,9 @@ type Usage struct {
 	Terminating int
 	Where       string
 	// Kept are fixed addresses that nobody bears and that wait for the next pod of
-	// an owner, by owner: "StatefulSet web".
-	Kept map[string]int
+	// an owner, by owner as KeptFor names it. KeptAtLeast says that there may be more.
+	Kept        map[string]int
+	KeptAtLeast bool
 	// Reserved is how many more the pool has that are given to nobody.
 	Reserved addr.Count
 	// Holders are pods that hold addresses, those first that people should see
@@ -71,6 +73,39 @@ func (h Holder) String() string {
 	return text
 }
 
+// KeptFor is the owner for whose next pod an address is kept, as somebody in a
+// namespace is told: "StatefulSet web", or of another namespace "StatefulSet
+// shop/web". It is empty if a pod has the address.
+func KeptFor(s *v2beta1.IPSpec, namespace string) string {
+	switch of := s.Pod.Namespace; {
+	case s.Use != v2beta1.IPUseKept || s.Owner == nil:
+		return ""
+	case of != namespace:
+		return s.Owner.Kind + " " + of + "/" + s.Owner.Name
+	}
+	return s.Owner.Kind + " " + s.Owner.Name
+}
+
+// FreeKept is how people free an address that is kept for an owner; name is that
+// of its SpiderIP.
+func FreeKept(owner, name string) string {
+	return fmt.Sprintf("scale in or delete %s, or run 'kubectl delete spiderip %s'", owner, name)
+}
+
+// CountKept counts an address among those that are kept, for somebody in a
+// namespace, and reports whether it is one.
+func (u *Usage) CountKept(s *v2beta1.IPSpec, namespace string) bool {
+	owner := KeptFor(s, namespace)
+	if owner == "" {
+		return false
+	}
+	if u.Kept == nil {
+		u.Kept = map[string]int{}
+	}
+	u.Kept[owner]++
+	return true
+}
+
 // few lists the first of the texts: what people write may be long.
 func few(texts []string) string {
 	const shown = 3
@@ -97,8 +132,12 @@ func (u Usage) String() string {
 		text += fmt.Sprintf(", %d terminating%s", u.Terminating, u.Where)
 	}
 	var kept []string
+	atLeast := ""
+	if u.KeptAtLeast {
+		atLeast = "at least "
+	}
 	for _, owner := range slices.Sorted(maps.Keys(u.Kept)) {
-		kept = append(kept, fmt.Sprintf("%d kept for %s", u.Kept[owner], owner))
+		kept = append(kept, fmt.Sprintf("%s%d kept for %s", atLeast, u.Kept[owner], owner))
 	}
 	if len(kept) > 0 {
 		text += ", " + few(kept)

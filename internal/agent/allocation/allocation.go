@@ -49,6 +49,7 @@ type Allocator struct {
 
 	pools  coalesce.Group[*pool.Pool] // live reads, for the fence
 	lists  coalesce.Group[addr.Set]   // of the addresses in use of a pool
+	kept   coalesce.Group[kept]       // of those that are kept, for people
 	usages usage.Pools
 	line   line.Line
 	// stopping is closed when the agent is to stop: then nobody waits for an address any more.
@@ -68,6 +69,7 @@ func New(o Options) *Allocator {
 		}
 		return taken, err
 	}
+	a.kept.Keep, a.kept.Read = keptAge, a.readKept
 	return a
 }
 
@@ -170,7 +172,11 @@ func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*G
 	if refused == nil {
 		return g, err
 	}
-	if len(refused.Full) == 0 || !r.patient() {
+	switch {
+	case len(refused.Full) == 0:
+		return nil, refused
+	case !r.patient():
+		a.describe(ctx, r, refused)
 		return nil, refused
 	}
 	return a.wait(ctx, r, f, refused, edited)

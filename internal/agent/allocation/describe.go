@@ -13,25 +13,77 @@ import (
 const (
 	// holdersOf is of how many addresses at most a full pool is told with its holders: each costs reads.
 	holdersOf = 3
+	// poolsOf is of how many full pools at most that, or what is kept of them, is told: a pattern may name many.
+	poolsOf = 8
+	// keptOf is how many addresses of a pool that are kept are read, keptAge for how long they are told.
+	keptOf, keptAge = 500, 15 * time.Second
 	// describeTime bounds those reads.
 	describeTime = 2 * time.Second
 )
 
-// describe says of full pools, for people, who has their addresses and which come free next.
+// kept is what was read of the addresses of a pool that are kept for next pods.
+type kept struct {
+	specs []v2beta1.IPSpec
+	more  bool
+}
+
+// readKept reads what is kept of a pool. What cannot be read counts as read, or each ADD would ask an API server that has no
+// time.
+func (a *Allocator) readKept(ctx context.Context, pool string) (k kept, _ error) {
+	entries, more, err := a.Ledger.KeptIn(ctx, pool, keptOf)
+	if err != nil {
+		a.Log.Warn("it is not told how many addresses of a full pool are kept", "pool", pool, "error", err)
+	}
+	for i := range entries { // without their metadata, which is large
+		k.specs = append(k.specs, entries[i].Spec)
+	}
+	k.more = more
+	return k, nil
+}
+
+// describe says of full pools, for people, who has their addresses, for whom they are kept and which come free next.
 func (a *Allocator) describe(ctx context.Context, r *Request, refused *Refused) {
 	ctx, cancel := context.WithTimeout(ctx, describeTime)
 	defer cancel()
 	a.countTerminating(refused)
-	for _, full := range refused.Full {
-		if full.Candidates.Count().Cmp(addr.CountOf(holdersOf)) > 0 {
+	described := 0
+	for _, tried := range refused.Why {
+		full := refused.Full[tried.Pool]
+		if full == nil || described == poolsOf {
 			continue
 		}
-		for held := range full.Candidates.Ranges() {
-			for address := held.From(); held.Contains(address); address = address.Next() {
-				if entry, err := a.Ledger.Get(ctx, addr.Name(address)); err == nil && entry != nil {
-					full.Usage.Holders = append(full.Usage.Holders, a.holder(ctx, r, entry))
-				}
+		described++
+		if full.Candidates.Count().Cmp(addr.CountOf(holdersOf)) > 0 {
+			a.countKept(ctx, r, tried.Pool, full)
+		} else {
+			a.nameHolders(ctx, r, full)
+		}
+	}
+}
+
+// nameHolders reads who holds the addresses of a small pool.
+func (a *Allocator) nameHolders(ctx context.Context, r *Request, full *Full) {
+	for held := range full.Candidates.Ranges() {
+		for address := held.From(); held.Contains(address); address = address.Next() {
+			if entry, err := a.Ledger.Get(ctx, addr.Name(address)); err == nil && entry != nil {
+				full.Usage.CountKept(&entry.Spec, r.Pod.Namespace)
+				full.Usage.Holders = append(full.Usage.Holders, a.holder(ctx, r, entry))
 			}
+		}
+	}
+}
+
+// countKept counts which addresses of a pool are kept. All ADDs of the node share what is read.
+func (a *Allocator) countKept(ctx context.Context, r *Request, name string, full *Full) {
+	read, err := a.kept.Get(ctx, name, time.Now().Add(-keptAge), time.Time{})
+	if err != nil {
+		return // it takes too long
+	}
+	full.Usage.KeptAtLeast = read.Value.more
+	for i := range read.Value.specs {
+		s := &read.Value.specs[i]
+		if address, err := addr.ParseAddr(s.Address); err == nil && full.Candidates.Contains(address) {
+			full.Usage.CountKept(s, r.Pod.Namespace)
 		}
 	}
 }
@@ -59,6 +111,10 @@ func (a *Allocator) countTerminating(refused *Refused) {
 func (a *Allocator) holder(ctx context.Context, r *Request, entry *v2beta1.SpiderIP) pool.Holder {
 	p := entry.Spec.Pod
 	h := pool.Holder{Pod: p.Namespace + "/" + p.Name, Node: entry.Spec.Node}
+	if owner := pool.KeptFor(&entry.Spec, r.Pod.Namespace); owner != "" {
+		h.Node, h.State = "", "kept for "+owner+": "+pool.FreeKept(owner, entry.Name)
+		return h
+	}
 	pod, gone, err := a.Facts.PodOfAnyNode(ctx, p.Namespace, p.Name, p.UID)
 	switch {
 	case gone:
