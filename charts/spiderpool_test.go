@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,9 +45,16 @@ func helm(t *testing.T, args ...string) (string, error) {
 	return out.String(), nil
 }
 
+// rendered is what template has rendered, by arguments. Nobody changes it.
+var rendered sync.Map
+
 // template renders the chart as release "sp" in namespace "net".
 func template(t *testing.T, args ...string) (objects, error) {
 	t.Helper()
+	asked := strings.Join(args, "\x00")
+	if all, ok := rendered.Load(asked); ok {
+		return all.(objects), nil
+	}
 	out, err := helm(t, append([]string{"template", "sp", "spiderpool", "--namespace=net"}, args...)...)
 	if err != nil {
 		return nil, err
@@ -67,6 +75,7 @@ func template(t *testing.T, args ...string) (objects, error) {
 		all[key] = o
 		parseStrictly(t, key, doc)
 	}
+	rendered.Store(asked, all)
 	return all, nil
 }
 
