@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,7 @@ import (
 // API server, nodes and services have IPv6 addresses only, Multus gives pods
 // their interfaces, and the default network is another segment in each zone.
 func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
+	t.Parallel()
 	c, err := cluster.Start(t.Context(), lab.Config{Name: "e2e-multus", Nodes: 2, Families: lab.IPv6, Multus: "underlay", Out: shared.Out},
 		"spiderpoolAgent.prometheus.enabled=true",
 		"spiderpoolAgent.extraEnv[0].name=MULTUS_CLUSTER_NETWORK", "spiderpoolAgent.extraEnv[0].value=underlay")
@@ -49,6 +51,7 @@ func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
 			"seventeen interfaces":                  seventeen,
 			"a second interface that is not served": notServed,
 			"a DEL that nobody is called for":       notCalled,
+			"fixed addresses of two interfaces":     fixedOfTwo,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -315,4 +318,35 @@ func notCalled(s *scenario) {
 	silent := s.of("web")["net1"]
 	s.remove(p)
 	s.freed("node1", silent...)
+}
+
+// fixedOfTwo: each interface of a StatefulSet's pod has its own addresses again, though all are from one pool.
+func fixedOfTwo(s *scenario) {
+	s.attachment("a", lab.Segments[1], map[string]any{})
+	first, second := s.range4("first", 60, 69), s.pool2("second", 60, 69)
+	set := s.statefulSet("web", 2, func(set *appsv1.StatefulSet) {
+		delete(set.Spec.Template.Annotations, v2beta1.AnnotationIPPool)
+		set.Spec.Template.Annotations[v2beta1.AnnotationMultusNetworks] = "a, a@data0"
+		set.Spec.Template.Annotations[v2beta1.AnnotationIPPools] = fmt.Sprintf(
+			`[{"interface":"eth0","ipv4":[%q]},{"interface":"net1","ipv4":[%q]},{"interface":"data0","ipv4":[%[2]q],"cleangateway":true}]`, first, second)
+	})
+	inside := func() map[string]map[string][]string {
+		out := map[string]map[string][]string{}
+		for _, p := range s.pods() {
+			out[p.Name] = s.inside(&p)
+		}
+		return out
+	}
+	s.running(2)
+	s.agree(2, 6)
+	had := inside()
+	before := s.pods()
+	s.deletePods(set)
+	s.anew(2, before...)
+	s.agree(2, 6)
+	if diff := gocmp.Diff(had, inside()); diff != "" {
+		s.Errorf("addresses differ (-before +after):\n%s", diff)
+	}
+	s.remove(set)
+	s.held(0)
 }

@@ -29,9 +29,6 @@ import (
 // its audit comes every minute, and a node needs a moment beside it.
 const oneMinute = 80 * time.Second
 
-// machines are the addresses of virtual machines, which two pods may bear while the machine moves.
-var machines sync.Map
-
 // observe looks into all network namespaces of all nodes until the function
 // that it returns is called, and fails the test if two bear one address.
 func (s *scenario) observe() (stop func()) {
@@ -61,9 +58,8 @@ func (s *scenario) duplicates(told map[netip.Addr]bool) {
 		namespaces, _ := s.PodNamespaces(node) // a node without power has none
 		for _, path := range namespaces {
 			for _, a := range s.bears(place{node, path}) {
-				_, moves := machines.Load(a)
 				// An address that moved meanwhile is not where it was.
-				if other, twice := on[a]; twice && !moves && !told[a] && slices.Contains(s.bears(other), a) {
+				if other, twice := on[a]; twice && !told[a] && slices.Contains(s.bears(other), a) {
 					s.Errorf("%s is on living interfaces of %v and %v", a, other, place{node, path})
 					told[a] = true
 				}
