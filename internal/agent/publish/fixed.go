@@ -40,7 +40,7 @@ func (p *Publisher) Read(ctx context.Context, key client.ObjectKey) (*v2beta1.Sp
 func (p *Publisher) Record(ctx context.Context, pod *corev1.Pod, uid string, owner *v2beta1.IPOwner, there *v2beta1.SpiderEndpoint, i v2beta1.EndpointInterface) error {
 	before := fixed.Recorded(there, i.Interface)
 	for {
-		want, err := p.merged(ctx, pod, uid, owner, there, i)
+		want, err := p.merged(ctx, pod, owner, there, i)
 		if err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func (p *Publisher) Record(ctx context.Context, pod *corev1.Pod, uid string, own
 }
 
 // merged is an endpoint with what one interface has now.
-func (p *Publisher) merged(ctx context.Context, pod *corev1.Pod, uid string, owner *v2beta1.IPOwner, there *v2beta1.SpiderEndpoint, i v2beta1.EndpointInterface) (*v2beta1.SpiderEndpoint, error) {
+func (p *Publisher) merged(ctx context.Context, pod *corev1.Pod, owner *v2beta1.IPOwner, there *v2beta1.SpiderEndpoint, i v2beta1.EndpointInterface) (*v2beta1.SpiderEndpoint, error) {
 	want, err := p.object(ctx, pod, endpoint{owner: owner, interfaces: map[string]v2beta1.EndpointInterface{i.Interface: i}})
 	if err != nil || there == nil {
 		return want, err
