@@ -540,6 +540,59 @@ func TestRefusedValues(t *testing.T) {
 	}
 }
 
+// nulled are the paths of the chart's values, as "/a/b", that null would take out of what the templates read, by their depth;
+// and what may be null: texts, lists and maps that are empty, and those that are copied as they are.
+func nulled(path string, values map[string]any, needed map[int][]string, free *[]string) {
+	copied := []string{"/ipam", "/nodeSelector", "/tolerations", "/resources"}
+	for key, value := range values {
+		at := path + "/" + key
+		section, _ := value.(map[string]any)
+		if slices.ContainsFunc(copied, func(s string) bool { return strings.HasSuffix(at, s) }) || slices.Contains([]string{"", "[]", "map[]"}, fmt.Sprint(value)) {
+			*free = append(*free, at)
+			continue
+		}
+		needed[strings.Count(at, "/")] = append(needed[strings.Count(at, "/")], at)
+		nulled(at, section, needed, free)
+	}
+}
+
+// setNull are the arguments that set values to null.
+func setNull(paths []string) (args []string) {
+	for _, path := range paths {
+		args = append(args, "--set="+strings.ReplaceAll(path[1:], "/", ".")+"=null")
+	}
+	return args
+}
+
+// TestNull: null, which is also what a key without anything below it means, takes a default away. A value that is needed is
+// named in the refusal; one that is not is left out of what is rendered.
+func TestNull(t *testing.T) {
+	file, err := os.ReadFile("spiderpool/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, needed, free := map[string]any{}, map[int][]string{}, []string{}
+	if err := yaml.Unmarshal(file, &values); err != nil {
+		t.Fatal(err)
+	}
+	nulled("", values, needed, &free)
+	for depth, paths := range needed {
+		t.Run(fmt.Sprint("depth ", depth), func(t *testing.T) {
+			_, err := template(t, setNull(paths)...)
+			for _, path := range paths {
+				parent, key := path[:strings.LastIndex(path, "/")], path[strings.LastIndex(path, "/")+1:]
+				said := regexp.MustCompile("- at '" + parent + "': missing propert.*'" + key + "'")
+				if err == nil || !said.MatchString(err.Error()) {
+					t.Errorf("the refusal does not name %s: %v", path, err)
+				}
+			}
+		})
+	}
+	if _, err := template(t, setNull(free)...); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestChartOfCharts: as part of another chart this one shares "global" with others, and only that.
 func TestChartOfCharts(t *testing.T) {
 	parent := t.TempDir()

@@ -84,6 +84,7 @@ func stored(t *testing.T) {
 		held("10.61.0.7", "10.61.0.7", onNode("b"), fixed("s1"), kept),
 		held("10.61.0.8", "10.61.0.8", onNode("b"), machine("VirtualMachine", "m1")),
 		held("10.61.0.9", "10.61.0.9", onNode("b"), machine("VirtualMachineInstance", "m1"), kept),
+		held("10.61.0.11", "10.61.0.11", onNode("b"), machine("VirtualMachine", "m1"), annotated(v2beta1.AnnotationBearers, "c9"), annotated("a", "b")),
 		held("10.61.0.10", "10.61.0.10", onNode("b"), fixed("s1"), func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseQuarantine }),
 	} {
 		if err := create(t.Context(), c, ip); err != nil {
@@ -161,7 +162,7 @@ func write(ctx context.Context, t *testing.T, by client.Client, verb, name strin
 // TestAgentWritesItsNode: whatever an agent writes into a SpiderIP, the node of its token decides.
 func TestAgentWritesItsNode(t *testing.T) {
 	stored(t)
-	const mine, theirs, worn, free, vm, freeVM, unsure = "10.61.0.1", "10.61.0.2", "10.61.0.3", "10.61.0.7", "10.61.0.8", "10.61.0.9", "10.61.0.10"
+	const mine, theirs, worn, free, vm, freeVM, unsure, moved = "10.61.0.1", "10.61.0.2", "10.61.0.3", "10.61.0.7", "10.61.0.8", "10.61.0.9", "10.61.0.10", "10.61.0.11"
 	const ofB = "10.61.0.2 is held by pod default/web-0 on node b, and the agent of node a may only take it over, and only for the next pod of the same name and spec.owner when no pod has it (spec.use), or for the same virtual machine"
 	const ofAnother = " is held by pod default/web-0 on node b, and the agent of node a may only take it over"
 	const onlyItsOwn = "spec.node: is b, and the agent of node a writes entries of its own node only"
@@ -173,6 +174,21 @@ func TestAgentWritesItsNode(t *testing.T) {
 	}
 	owner := func(f func(*v2beta1.IPOwner)) func(*v2beta1.SpiderIP) {
 		return func(ip *v2beta1.SpiderIP) { next("a")(ip); f(ip.Spec.Owner) }
+	}
+	// silenced is how an agent says that a container of a machine that moved away is gone; it may do more.
+	silenced := func(more ...func(*v2beta1.SpiderIP)) func(*v2beta1.SpiderIP) {
+		return func(ip *v2beta1.SpiderIP) {
+			for _, change := range append(more, annotated(v2beta1.AnnotationBearers, "c8"), annotated(v2beta1.AnnotationWritten, "x")) {
+				change(ip)
+			}
+		}
+	}
+	without := func(keys ...string) func(*v2beta1.SpiderIP) {
+		return func(ip *v2beta1.SpiderIP) {
+			for _, key := range keys {
+				delete(ip.Annotations, key)
+			}
+		}
 	}
 	for _, tt := range []struct {
 		name, verb, ip, want string
@@ -216,7 +232,31 @@ func TestAgentWritesItsNode(t *testing.T) {
 		{"of a machine of another namespace", "update", vm, vm + ofAnother, func(ip *v2beta1.SpiderIP) { launcher("a")(ip); ip.Spec.Pod.Namespace = "x" }},
 		{"called a machine's", "update", worn, worn + ofAnother, func(ip *v2beta1.SpiderIP) { launcher("a")(ip); machine("VirtualMachine", "m1")(ip) }},
 
+		{"of a machine that moved away from here", "update", moved, "", silenced()},
+		{"of a machine that moved away from here, the last container", "update", moved, "", without(v2beta1.AnnotationBearers)},
+		{"of a machine that has been moved before", "update", vm, "", silenced()},
+		{"of a machine that moved away from here and stopped", "update", freeVM, "", silenced()},
+		{"of a machine, for its deletion by hand", "update", moved, onlyItsOwn, silenced(annotated(v2beta1.AnnotationAllowDelete, "true"))},
+		{"of a machine, another annotation", "update", moved, onlyItsOwn, silenced(annotated("a", "c"))},
+		{"of a machine, another annotation less", "update", moved, onlyItsOwn, silenced(without("a"))},
+		{"of a machine, all annotations less", "update", moved, onlyItsOwn, without("a", v2beta1.AnnotationBearers)},
+		{"of a machine, a label", "update", moved, onlyItsOwn, silenced(func(ip *v2beta1.SpiderIP) { ip.Labels = map[string]string{"a": "b"} })},
+		{"of a machine, an owner for the garbage collector", "update", moved, onlyItsOwn, silenced(func(ip *v2beta1.SpiderIP) {
+			ip.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "gone", UID: "u"}}
+		})},
+		{"of a machine, its use", "update", moved, onlyItsOwn, silenced(kept)},
+		{"of a machine, its reason", "update", moved, onlyItsOwn, silenced(ip(func(s *v2beta1.IPSpec) { s.Reason = "x" }))},
+		{"of a machine, its container", "update", moved, onlyItsOwn, silenced(ip(func(s *v2beta1.IPSpec) { s.ContainerID = "c2" }))},
+		{"of a machine, its instance", "update", moved, onlyItsOwn, silenced(ip(func(s *v2beta1.IPSpec) { s.Owner.Instance = "i2" }))},
+		{"of a machine, no more", "update", moved, onlyItsOwn, silenced(ip(func(s *v2beta1.IPSpec) { s.Owner = nil }))},
+		{"as if it were a machine's", "update", worn, onlyItsOwn, silenced()},
+		{"as if it were a machine's that is kept", "update", free, onlyItsOwn, silenced()},
+		{"as if it were a fixed one", "update", theirs, onlyItsOwn, silenced()},
+		{"made a machine's", "update", theirs, onlyItsOwn, silenced(machine("VirtualMachine", "m1"))},
+
 		{"its own", "delete", mine, "", onNode("a")},
+		{"another's, of a machine", "delete", vm, vm + ofAnother, onNode("a")},
+		{"another's, of a machine that moved away from here", "delete", moved, moved + ofAnother, onNode("a")},
 		{"another's", "delete", theirs, ofB, onNode("a")},
 		{"another's, fixed", "delete", worn, worn + ofAnother, onNode("a")},
 		{"another's that is kept", "delete", free, free + ofAnother, onNode("a")},

@@ -12,7 +12,6 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/agent/allocation"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
-	"github.com/spidernet-io/spiderpool/internal/agent/publish"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/pool"
@@ -31,7 +30,7 @@ func (a *Agent) recall(ctx context.Context, r *allocation.Request) (e *v2beta1.S
 		return nil, err
 	}
 	r.Recorded = map[pool.Family]netip.Addr{}
-	for _, ip := range publish.Recorded(e, r.Interface) {
+	for _, ip := range fixed.Recorded(e, r.Interface) {
 		r.Recorded[pool.FamilyOf(ip)] = ip
 	}
 	return e, nil
@@ -80,7 +79,7 @@ func (a *Agent) giveUp(ctx context.Context, i *lease.Interface, l *lease.Lease) 
 	if err != nil {
 		return err
 	}
-	listed := slices.Contains(publish.Recorded(recorded, s.Interface), lease.AddressOf(l.Entry))
+	listed := slices.Contains(fixed.Recorded(recorded, s.Interface), lease.AddressOf(l.Entry))
 	wanted := listed && a.wanted(ctx, s)
 	if wanted {
 		err = a.leases.Keep(ctx, i, l, "kept "+fixed.Until(s.Owner, s.Pod.Name))
@@ -140,7 +139,7 @@ func (a *Agent) silence(ctx context.Context, note wire.Note) error {
 	gone, cancel := context.WithTimeout(ctx, a.Durations.Release)
 	defer cancel()
 	probe.AwaitGone(gone, note.Netns, note.Interface, a.Durations.Release)
-	for _, ip := range publish.Recorded(e, note.Interface) {
+	for _, ip := range fixed.Recorded(e, note.Interface) {
 		if err := a.leases.Silenced(ctx, addr.Name(ip), note.ContainerID); err != nil {
 			return err
 		}

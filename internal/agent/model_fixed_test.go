@@ -15,7 +15,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
-	"github.com/spidernet-io/spiderpool/internal/agent/publish"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
@@ -147,7 +147,7 @@ func (m *model) collect() {
 		e := &list.Items[i]
 		recorded := &v2beta1.SpiderEndpoint{}
 		err := m.Get(context.Background(), client.ObjectKey{Namespace: e.Spec.Pod.Namespace, Name: e.Spec.Pod.Name}, recorded)
-		if err == nil && slices.Contains(publish.Recorded(recorded, e.Spec.Interface), lease.AddressOf(e)) {
+		if err == nil && slices.Contains(fixed.Recorded(recorded, e.Spec.Interface), lease.AddressOf(e)) {
 			kept[lease.AddressOf(e)] = true
 			continue
 		}

@@ -223,21 +223,3 @@ func TestReserved(t *testing.T) {
 		t.Errorf("%d bytes of room", room)
 	}
 }
-
-func TestNotMovedIn(t *testing.T) {
-	text := "{}"
-	for _, tc := range []struct {
-		name   string
-		status v2beta1.IPPoolStatus
-		want   bool
-	}{
-		{"new", v2beta1.IPPoolStatus{}, false},
-		{"older", v2beta1.IPPoolStatus{AllocatedIPs: &text}, true},
-		{"ours", v2beta1.IPPoolStatus{AllocatedIPs: &text, ObservedGeneration: 1}, false},
-		{"ours, edited by hand", v2beta1.IPPoolStatus{AllocatedIPs: &text, Conditions: []metav1.Condition{{Type: v2beta1.ConditionReady}}}, false},
-	} {
-		if got := notMovedIn(&v2beta1.SpiderIPPool{Status: tc.status}); got != tc.want {
-			t.Errorf("%s: %t", tc.name, got)
-		}
-	}
-}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -339,7 +338,7 @@ func (k *keptAddresses) removeEndpoint(ctx context.Context, key client.ObjectKey
 	if err := k.Live.Get(ctx, key, e); err != nil || len(e.OwnerReferences) > 0 { // it goes with its pod
 		return client.IgnoreNotFound(err)
 	}
-	for _, a := range addressesOf(e) {
+	for _, a := range fixed.Recorded(e, "") {
 		ip, err := k.ledger.Get(ctx, addr.Name(a))
 		if err != nil {
 			return err
@@ -353,19 +352,4 @@ func (k *keptAddresses) removeEndpoint(ctx context.Context, key client.ObjectKey
 		return nil
 	}
 	return client.IgnoreNotFound(err)
-}
-
-// addressesOf are those that an endpoint shows.
-func addressesOf(e *v2beta1.SpiderEndpoint) (all []netip.Addr) {
-	for _, i := range e.Status.Current.IPs {
-		for _, text := range []*string{i.IPv4, i.IPv6} {
-			if text == nil {
-				continue
-			}
-			if p, err := netip.ParsePrefix(*text); err == nil && !slices.Contains(all, p.Addr()) {
-				all = append(all, p.Addr())
-			}
-		}
-	}
-	return all
 }

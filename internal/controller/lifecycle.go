@@ -15,13 +15,6 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
-// notMovedIn reports whether a pool still is the ledger of an older Spiderpool:
-// its status names addresses, and nothing in it is from here. Agents give no
-// address of it, and nothing of it is touched until it is moved over.
-func notMovedIn(o *v2beta1.SpiderIPPool) bool {
-	return o.Status.AllocatedIPs != nil && o.Status.ObservedGeneration == 0 && len(o.Status.Conditions) == 0
-}
-
 // mend writes the metadata of a pool that lacks something: what admission would
 // have added, and the annotation of what is reserved. It returns the pool as it
 // is then. A pool that is being deleted serves nobody and is left as it is.

@@ -100,7 +100,7 @@ func (s *status) look(ctx context.Context, name string) error {
 		return err
 	}
 	r := s.historyOf(o)
-	if r.judged.generation == 0 && notMovedIn(o) {
+	if r.judged.generation == 0 && pool.IsForeign(o) {
 		s.tell(o, r)
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,9 +19,6 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
-
-// namesTold is how many pools the Event of a SpiderSubnet names that waits for them.
-const namesTold = 3
 
 // subnets gives SpiderSubnets what admission adds, if they were stored without, and lets those go that are deleted once they
 // have no pools any more.
@@ -86,7 +82,7 @@ func (s *subnets) empty(ctx context.Context, o *v2beta1.SpiderSubnet) (bool, err
 			}
 		}
 		if slices.Sort(names); len(names) > 0 {
-			s.Events.Eventf(o, corev1.EventTypeNormal, "Deleting", "it goes when its pools are gone: %s", few(names))
+			s.Events.Eventf(o, corev1.EventTypeNormal, "Deleting", "it goes when its pools are gone: %s", pool.Few(names))
 			return false, nil
 		}
 	}
@@ -103,13 +99,6 @@ func subnetsOf(_ context.Context, p *v2beta1.SpiderIPPool) (all []reconcile.Requ
 		all = append(all, reconcile.Request{NamespacedName: client.ObjectKey{Name: owner.Name}})
 	}
 	return all
-}
-
-func few(names []string) string {
-	if more := len(names) - namesTold; more > 0 {
-		return strings.Join(names[:namesTold], ", ") + fmt.Sprintf(" and %d more", more)
-	}
-	return strings.Join(names, ", ")
 }
 
 // reservations gives SpiderReservedIPs what admission adds, if they were stored without.

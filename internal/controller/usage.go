@@ -106,24 +106,12 @@ func newer(a, than string) bool {
 
 // Add takes an entry that the watch brought.
 func (u *usage) Add(o any) error {
-	ip := o.(*v2beta1.SpiderIP)
-	e, ok := entryOf(ip)
-	if !ok {
-		return nil
-	}
-	u.mu.Lock()
-	h := u.of(ip.Spec.Pool)
-	isNew := newer(e.version, h.listed)
-	if isNew {
+	u.take(o.(*v2beta1.SpiderIP), func(h *held, e versioned) {
 		h.entries[e.Address] = e
 		if h.listing != nil {
 			delete(h.listing.gone, e.Address)
 		}
-	}
-	u.mu.Unlock()
-	if isNew {
-		u.changed(ip.Spec.Pool)
-	}
+	})
 	return nil
 }
 
@@ -132,25 +120,31 @@ func (u *usage) Update(o any) error { return u.Add(o) }
 
 // Delete takes that an entry went: its version is that of the deletion.
 func (u *usage) Delete(o any) error {
-	ip := o.(*v2beta1.SpiderIP)
+	u.take(o.(*v2beta1.SpiderIP), func(h *held, e versioned) {
+		delete(h.entries, e.Address)
+		if h.listing != nil {
+			h.listing.gone[e.Address] = e.version
+		}
+	})
+	return nil
+}
+
+// take makes a change that the watch brought, if no LIST of the pool has it already. change is called under the lock.
+func (u *usage) take(ip *v2beta1.SpiderIP, change func(*held, versioned)) {
 	e, ok := entryOf(ip)
 	if !ok {
-		return nil
+		return
 	}
 	u.mu.Lock()
 	h := u.of(ip.Spec.Pool)
 	isNew := newer(e.version, h.listed)
 	if isNew {
-		delete(h.entries, e.Address)
-		if h.listing != nil {
-			h.listing.gone[e.Address] = e.version
-		}
+		change(h, e)
 	}
 	u.mu.Unlock()
 	if isNew {
 		u.changed(ip.Spec.Pool)
 	}
-	return nil
 }
 
 // Replace takes all entries as of a version. A pool that was LISTed at a later one

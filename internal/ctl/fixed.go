@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,13 +27,8 @@ func (e *explanation) readFixed(ctx context.Context) (err error) {
 		}
 		return fmt.Errorf("read SpiderEndpoint %s: %w", key, err)
 	}
-	for _, of := range endpoint.Status.Current.IPs {
-		for _, text := range []*string{of.IPv4, of.IPv6} {
-			if text != nil && of.Interface == e.podContext.Interface {
-				address, _, _ := strings.Cut(*text, "/")
-				e.listed = append(e.listed, address)
-			}
-		}
+	for _, address := range fixed.Recorded(endpoint, e.podContext.Interface) {
+		e.listed = append(e.listed, address.String())
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package fixed
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,6 +92,25 @@ func Name(owner *v2beta1.IPOwner, pod string) string {
 		return owner.Name
 	}
 	return pod
+}
+
+// Recorded are the addresses that a SpiderEndpoint lists for an interface, or for all if none is named; none if it is nil. What
+// is no address with its prefix length is left out.
+func Recorded(e *v2beta1.SpiderEndpoint, ifname string) (out []netip.Addr) {
+	if e == nil {
+		return nil
+	}
+	for _, i := range e.Status.Current.IPs {
+		for _, text := range []*string{i.IPv4, i.IPv6} {
+			if text == nil || ifname != "" && i.Interface != ifname {
+				continue
+			}
+			if prefix, err := netip.ParsePrefix(*text); err == nil {
+				out = append(out, prefix.Addr())
+			}
+		}
+	}
+	return out
 }
 
 // Same reports whether an address that is kept for one owner and pod is that of another: both have the same names. An owner

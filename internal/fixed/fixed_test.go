@@ -1,6 +1,7 @@
 package fixed_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -144,6 +145,31 @@ func TestSame(t *testing.T) {
 	} {
 		if got := fixed.Same(tc.a, tc.podA, tc.b, tc.podB); got != tc.want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestRecorded: what a SpiderEndpoint lists, of one interface or of all.
+func TestRecorded(t *testing.T) {
+	e := &v2beta1.SpiderEndpoint{}
+	e.Status.Current.IPs = []v2beta1.EndpointInterface{
+		{Interface: "eth0", IPv4: new("10.6.0.10/24"), IPv6: new("fd00::10/64")},
+		{Interface: "net1", IPv6: new("fd00::11/64")},
+		{Interface: "net2", IPv4: new("nonsense")},
+	}
+	for _, tc := range []struct {
+		endpoint     *v2beta1.SpiderEndpoint
+		ifname, want string
+	}{
+		{e, "eth0", "[10.6.0.10 fd00::10]"},
+		{e, "net1", "[fd00::11]"},
+		{e, "net2", "[]"},
+		{e, "net3", "[]"},
+		{e, "", "[10.6.0.10 fd00::10 fd00::11]"},
+		{nil, "eth0", "[]"},
+	} {
+		if got := fmt.Sprint(fixed.Recorded(tc.endpoint, tc.ifname)); got != tc.want {
+			t.Errorf("%q: %s, want %s", tc.ifname, got, tc.want)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (e *poolEdit) checkAffinity() {
 		e.refuse(field.Invalid(path, "", "must select something: an empty selector is not accepted, leave it out to serve all pods"))
 	case !hasApplicationKey(e.after):
 	case len(affinity.MatchExpressions) > 0 || !slices.Equal(slices.Sorted(maps.Keys(affinity.MatchLabels)), affinityOfApplication):
-		e.refuse(field.Invalid(path, few(slices.Sorted(maps.Keys(affinity.MatchLabels))),
+		e.refuse(field.Invalid(path, Few(slices.Sorted(maps.Keys(affinity.MatchLabels))),
 			fmt.Sprintf("a pool of an application has the matchLabels %s and nothing else", strings.Join(affinityOfApplication, ", "))))
 	}
 }

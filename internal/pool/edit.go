@@ -201,7 +201,7 @@ func CheckPool(before, after *v2beta1.SpiderIPPool, around Around) Verdict {
 func CheckPoolDeletion(p *v2beta1.SpiderIPPool, held Held) (v Verdict) {
 	switch {
 	case p.DeletionTimestamp != nil:
-	case isForeign(p):
+	case IsForeign(p):
 		v.refuse(field.Forbidden(field.NewPath("status", "allocatedIPs"), foreign))
 	case !held.Addresses.IsEmpty():
 		v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("the IPPool is in use: %s: %s, %s", held, held.takeDown(), holders(p.Name))))
@@ -298,7 +298,7 @@ func (e *poolEdit) checkOverlaps() {
 func (e *poolEdit) checkHeld() {
 	switch held := e.Held.in(e.Removed); {
 	case e.Removed.IsEmpty():
-	case isForeign(e.before):
+	case IsForeign(e.before):
 		e.refuse(field.Forbidden(takenBy(e.after, e.Removed), foreign))
 	case !held.Addresses.IsEmpty():
 		e.refuse(field.Forbidden(takenBy(e.after, held.Addresses),
@@ -331,16 +331,16 @@ func (e *poolEdit) warnOfTaken() {
 		}
 	}
 	if len(nodes) > 0 {
-		e.warn(ips, "addresses of nodes are given to nobody: %s", few(nodes))
+		e.warn(ips, "addresses of nodes are given to nobody: %s", Few(nodes))
 	}
 	var reserved []string
 	for i := range e.Reserved {
 		if both := Reservation(&e.Reserved[i]).Intersect(e.Added); !both.IsEmpty() {
-			reserved = append(reserved, fmt.Sprintf("%s by %s", few(both.Strings()), e.Reserved[i].Name))
+			reserved = append(reserved, fmt.Sprintf("%s by %s", Few(both.Strings()), e.Reserved[i].Name))
 		}
 	}
 	if len(reserved) > 0 {
-		e.warn(ips, "addresses that a SpiderReservedIP reserves are given to nobody: %s", few(reserved))
+		e.warn(ips, "addresses that a SpiderReservedIP reserves are given to nobody: %s", Few(reserved))
 	}
 }
 
@@ -348,8 +348,11 @@ func (e *poolEdit) warnOfTaken() {
 // ledger.
 const foreign = "the status holds addresses of an older Spiderpool: run 'spiderpoolctl migrate' first"
 
-func isForeign(p *v2beta1.SpiderIPPool) bool {
-	return p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0
+// IsForeign reports whether a pool still is the ledger of an older Spiderpool:
+// its status names addresses, and nothing in it is from here. Agents give no
+// address of it, and nothing of it is touched until it is moved over.
+func IsForeign(p *v2beta1.SpiderIPPool) bool {
+	return p.Status.AllocatedIPs != nil && p.Status.ObservedGeneration == 0 && len(p.Status.Conditions) == 0
 }
 
 // holders is how to see who has addresses of a pool.

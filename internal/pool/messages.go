@@ -106,8 +106,8 @@ func (u *Usage) CountKept(s *v2beta1.IPSpec, namespace string) bool {
 	return true
 }
 
-// few lists the first of the texts: what people write may be long.
-func few(texts []string) string {
+// Few lists the first of the texts: what people write may be long.
+func Few(texts []string) string {
 	const shown = 3
 	if more := len(texts) - shown; more > 0 {
 		texts = append(texts[:shown:shown], fmt.Sprintf("and %d more", more))
@@ -140,7 +140,7 @@ func (u Usage) String() string {
 		kept = append(kept, fmt.Sprintf("%s%d kept for %s", atLeast, u.Kept[owner], owner))
 	}
 	if len(kept) > 0 {
-		text += ", " + few(kept)
+		text += ", " + Few(kept)
 	}
 	if !u.Reserved.IsZero() {
 		text += fmt.Sprintf(", %s more reserved", u.Reserved)

@@ -39,7 +39,7 @@ func (o *overlaps) ofSubnets(found overlap, ours, theirs netip.Prefix) {
 
 func (o *overlaps) ofRanges(found overlap, shared addr.Set) {
 	if !shared.IsEmpty() {
-		o.judge(found, specPath.Child("ips"), fmt.Sprintf("overlap with %s %s in IP ranges [%s]", found.kind, found.name, few(shared.Strings())), "take them out of one of the two")
+		o.judge(found, specPath.Child("ips"), fmt.Sprintf("overlap with %s %s in IP ranges [%s]", found.kind, found.name, Few(shared.Strings())), "take them out of one of the two")
 	}
 }
 

@@ -84,7 +84,7 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		Default:     deref(p.Spec.Default),
 		spec:        p.Spec,
 		terminating: p.DeletionTimestamp != nil,
-		foreign:     isForeign(p),
+		foreign:     IsForeign(p),
 	}
 	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
 	if err != nil {
@@ -140,9 +140,9 @@ func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {
 	list := func(name string, texts []string) addr.Set {
 		set, err := addr.ParseDisjoint(texts)
 		if err != nil {
-			errs = append(errs, field.Invalid(spec.Child(name), few(texts), err.Error()))
+			errs = append(errs, field.Invalid(spec.Child(name), Few(texts), err.Error()))
 		} else if outside := set.Minus(whole); !outside.IsEmpty() {
-			errs = append(errs, field.Invalid(spec.Child(name), few(outside.Strings()), fmt.Sprintf("outside the subnet %s", p.Subnet)))
+			errs = append(errs, field.Invalid(spec.Child(name), Few(outside.Strings()), fmt.Sprintf("outside the subnet %s", p.Subnet)))
 		}
 		return set
 	}

@@ -257,3 +257,22 @@ func TestHostBits(t *testing.T) {
 		t.Errorf("%q", p.Warnings)
 	}
 }
+
+// TestIsForeign: only a status of which nothing is from here is that of an older Spiderpool.
+func TestIsForeign(t *testing.T) {
+	text := "{}"
+	for _, tc := range []struct {
+		name   string
+		status v2beta1.IPPoolStatus
+		want   bool
+	}{
+		{"new", v2beta1.IPPoolStatus{}, false},
+		{"older", v2beta1.IPPoolStatus{AllocatedIPs: &text}, true},
+		{"ours", v2beta1.IPPoolStatus{AllocatedIPs: &text, ObservedGeneration: 1}, false},
+		{"ours, edited by hand", v2beta1.IPPoolStatus{AllocatedIPs: &text, Conditions: []metav1.Condition{{Type: v2beta1.ConditionReady}}}, false},
+	} {
+		if got := IsForeign(&v2beta1.SpiderIPPool{Status: tc.status}); got != tc.want {
+			t.Errorf("%s: %t", tc.name, got)
+		}
+	}
+}

@@ -46,7 +46,7 @@ func CheckReserved(before, after *v2beta1.SpiderReservedIP, around Around) (v Ve
 	a, someBefore := was.Nth(addr.Count{})
 	b, someAfter := is.Nth(addr.Count{})
 	if someBefore && someAfter && FamilyOf(a) != FamilyOf(b) {
-		v.refuse(field.Invalid(specPath.Child("ips"), few(after.Spec.IPs), "the family is immutable: make another object for the other family"))
+		v.refuse(field.Invalid(specPath.Child("ips"), Few(after.Spec.IPs), "the family is immutable: make another object for the other family"))
 	}
 	if held := around.Held.in(is.Minus(was)); !held.Addresses.IsEmpty() {
 		text := "who holds a reserved address keeps it"
@@ -65,7 +65,7 @@ func parseReservation(r *v2beta1.SpiderReservedIP) (errs field.ErrorList) {
 	}
 	set, err := addr.ParseSet(r.Spec.IPs)
 	if err != nil {
-		return field.ErrorList{field.Invalid(ips, few(r.Spec.IPs), err.Error())}
+		return field.ErrorList{field.Invalid(ips, Few(r.Spec.IPs), err.Error())}
 	}
 	first, _ := set.Nth(addr.Count{})
 	for one := range set.Ranges() {

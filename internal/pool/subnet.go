@@ -67,7 +67,7 @@ func CheckSubnetDeletion(s *v2beta1.SpiderSubnet, around Around) (v Verdict) {
 		}
 	}
 	if s.DeletionTimestamp == nil && len(names) > 0 {
-		v.refuse(field.Forbidden(specPath.Child("subnet"), fmt.Sprintf("the SpiderSubnet is in use by IPPool %s: delete the pools first", few(names))))
+		v.refuse(field.Forbidden(specPath.Child("subnet"), fmt.Sprintf("the SpiderSubnet is in use by IPPool %s: delete the pools first", Few(names))))
 	}
 	return v
 }
@@ -103,7 +103,7 @@ func (v *Verdict) checkNewSubnet(s *v2beta1.SpiderSubnet, is *Pool, around Aroun
 			if missing := parsed.Addresses.Minus(is.Addresses); !missing.IsEmpty() && outside < maxOverlaps {
 				outside++
 				v.refuse(field.Forbidden(specPath.Child("ips"), fmt.Sprintf("IPPool %s of this subnet has IP ranges [%s] that the SpiderSubnet does not: add them",
-					p.Name, few(missing.Strings()))))
+					p.Name, Few(missing.Strings()))))
 			}
 		}
 	}
@@ -118,14 +118,14 @@ func (v *Verdict) checkTakenFromPools(s *v2beta1.SpiderSubnet, removed addr.Set,
 		p := &pools[i]
 		if parsed, _ := parseSpec(p); parsed != nil && belongs(p, s) {
 			if both := parsed.Addresses.Intersect(removed); !both.IsEmpty() {
-				used = append(used, fmt.Sprintf("[%s] of IPPool %s", few(both.Strings()), p.Name))
+				used = append(used, fmt.Sprintf("[%s] of IPPool %s", Few(both.Strings()), p.Name))
 				shared = shared.Union(both)
 			}
 		}
 	}
 	if len(used) > 0 {
 		v.refuse(field.Forbidden(takenBy(asPool(s), shared),
-			fmt.Sprintf("remove IP ranges that are being used: %s: take them out of the pools first", few(used))))
+			fmt.Sprintf("remove IP ranges that are being used: %s: take them out of the pools first", Few(used))))
 	}
 }
 
@@ -154,6 +154,6 @@ func (e *poolEdit) checkInside(owner *v2beta1.SpiderSubnet) {
 		return
 	}
 	if outside := e.Added.Minus(whole.Addresses); !outside.IsEmpty() {
-		e.refuse(field.Forbidden(ips, fmt.Sprintf("IP ranges [%s] are not in SpiderSubnet %s: add them to it first", few(outside.Strings()), owner.Name)))
+		e.refuse(field.Forbidden(ips, fmt.Sprintf("IP ranges [%s] are not in SpiderSubnet %s: add them to it first", Few(outside.Strings()), owner.Name)))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
 )
 
 // ErrChanged means that other addresses were recorded for the interface meanwhile: another pod of the same virtual machine
@@ -34,31 +34,13 @@ func (p *Publisher) Read(ctx context.Context, key client.ObjectKey) (*v2beta1.Sp
 	return e, nil
 }
 
-// Recorded are the addresses that an endpoint lists for an interface; none if it is nil.
-func Recorded(e *v2beta1.SpiderEndpoint, ifname string) (out []netip.Addr) {
-	if e == nil {
-		return nil
-	}
-	for _, i := range e.Status.Current.IPs {
-		for _, text := range []*string{i.IPv4, i.IPv6} {
-			if text == nil || i.Interface != ifname {
-				continue
-			}
-			if prefix, err := netip.ParsePrefix(*text); err == nil {
-				out = append(out, prefix.Addr())
-			}
-		}
-	}
-	return out
-}
-
 // Record writes what an interface of a pod with fixed addresses has, before the pod is told: the next pod of the name goes by
 // it. What is recorded of other interfaces stays. there is the endpoint as it was read before the addresses were chosen, nil if
 // there was none. Errors: ErrChanged, or the API server's.
 func (p *Publisher) Record(ctx context.Context, pod *corev1.Pod, uid string, owner *v2beta1.IPOwner, there *v2beta1.SpiderEndpoint, i v2beta1.EndpointInterface) error {
-	before := Recorded(there, i.Interface)
+	before := fixed.Recorded(there, i.Interface)
 	for {
-		want, err := p.merged(ctx, pod, uid, owner, there, i)
+		want, err := p.merged(ctx, pod, owner, there, i)
 		if err != nil {
 			return err
 		}
@@ -72,15 +54,15 @@ func (p *Publisher) Record(ctx context.Context, pod *corev1.Pod, uid string, own
 		if there, err = p.Read(ctx, client.ObjectKeyFromObject(want)); err != nil {
 			return err
 		}
-		now := Recorded(there, i.Interface)
-		if len(now) > 0 && !slices.Equal(now, before) && !slices.Equal(now, Recorded(want, i.Interface)) {
+		now := fixed.Recorded(there, i.Interface)
+		if len(now) > 0 && !slices.Equal(now, before) && !slices.Equal(now, fixed.Recorded(want, i.Interface)) {
 			return ErrChanged
 		}
 	}
 }
 
 // merged is an endpoint with what one interface has now.
-func (p *Publisher) merged(ctx context.Context, pod *corev1.Pod, uid string, owner *v2beta1.IPOwner, there *v2beta1.SpiderEndpoint, i v2beta1.EndpointInterface) (*v2beta1.SpiderEndpoint, error) {
+func (p *Publisher) merged(ctx context.Context, pod *corev1.Pod, owner *v2beta1.IPOwner, there *v2beta1.SpiderEndpoint, i v2beta1.EndpointInterface) (*v2beta1.SpiderEndpoint, error) {
 	want, err := p.object(ctx, pod, endpoint{owner: owner, interfaces: map[string]v2beta1.EndpointInterface{i.Interface: i}})
 	if err != nil || there == nil {
 		return want, err
