@@ -474,6 +474,7 @@ func TestFixedHome(t *testing.T) {
 	for i := range had {
 		had[i] = start(n1, set, i, fmt.Sprint("one", i))
 	}
+	n2.adding(c.pod(n2, "more", c.from("v4|")), "more").refused(t, wire.CodeTryAgain, "0 free of 5") // n2 believes that all is taken
 	c.deleteSet(set)
 	for i := range had {
 		end(n1, i, fmt.Sprint("one", i))

@@ -82,10 +82,11 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 
 // home is the candidate that an interface whose addresses are fixed tries first. It follows from the names of the owner and
 // the pod alone, so what was freed when the owner was scaled in or deleted is given to the same pod again, unless somebody
-// took it meanwhile. The pods of one owner have neighbours, and so never want the same.
+// took it meanwhile. The pods of one owner have neighbours, and so never want the same. An ADD tries it once, though this node
+// may believe that it is taken: other nodes free addresses too.
 func (s *search) home() (netip.Addr, bool) {
 	owner, pod := s.request.FixedFor, s.request.pod()
-	if owner == nil || s.candidates.IsEmpty() {
+	if owner == nil || s.request.waiter != nil || s.candidates.IsEmpty() {
 		return netip.Addr{}, false
 	}
 	h := fnv.New64a()

@@ -129,7 +129,8 @@ func (s *search) next() (netip.Addr, bool) {
 			return a, true
 		}
 	}
-	if a, ok := s.home(); ok && !s.tried[a] && s.usage.Prefer(a) {
+	if a, ok := s.home(); ok && !s.tried[a] {
+		s.usage.Trying(a)
 		return a, true
 	}
 	return s.usage.Pick(s.candidates, s.tried, s.random)

@@ -142,18 +142,14 @@ func (u *Pool) freeOf(candidates addr.Set) addr.Sampler {
 	return u.free
 }
 
-// Prefer begins to try one address, if it may well be free. Tried of the usage must follow then.
-func (u *Pool) Prefer(a netip.Addr) bool {
+// Trying begins to try one address, whatever is known of it. Tried of the usage must follow.
+func (u *Pool) Trying(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.isTaken(a) || u.isUnlikely(a) {
-		return false
-	}
 	u.trying[a]++
-	return true
 }
 
-// Tried ends what Pick or Prefer began.
+// Tried ends what Pick or Trying began.
 func (u *Pool) Tried(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
