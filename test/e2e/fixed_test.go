@@ -266,12 +266,7 @@ func (s *scenario) orphan(set *appsv1.StatefulSet) {
 	if err := s.Delete(s.Context(), set, client.PropagationPolicy(metav1.DeletePropagationOrphan)); err != nil {
 		s.Fatal(err)
 	}
-	s.eventually(func() string {
-		if err := s.Get(s.Context(), client.ObjectKeyFromObject(set), &appsv1.StatefulSet{}); client.IgnoreNotFound(err) != nil || err == nil {
-			return fmt.Sprintf("it is still there (%v)", err)
-		}
-		return ""
-	})
+	s.gone(set.DeepCopy())
 	again(set)
 	s.make(set)
 	s.eventually(func() string {
@@ -295,6 +290,7 @@ func (s *scenario) makeAgain(set *appsv1.StatefulSet) {
 	s.Helper()
 	n := len(s.pods())
 	s.remove(set)
+	s.gone(set.DeepCopy())
 	s.held(0)
 	s.endpoints("", "", 0)
 	again(set)
