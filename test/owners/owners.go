@@ -37,19 +37,16 @@ func Install(ctx context.Context, c client.Client) error {
 		}
 	}
 	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		for _, kind := range []string{"VirtualMachineList", "VirtualMachineInstanceList"} {
-			list := &unstructured.UnstructuredList{}
-			list.SetAPIVersion("kubevirt.io/v1")
-			list.SetKind(kind)
-			if c.List(ctx, list) != nil {
-				return false, nil
-			}
-		}
-		list := &unstructured.UnstructuredList{}
-		list.SetAPIVersion("apps.kruise.io/v1beta1")
-		list.SetKind("StatefulSetList")
-		return c.List(ctx, list) == nil, nil
+		return serves(ctx, c, "kubevirt.io/v1", "VirtualMachine") && serves(ctx, c, "kubevirt.io/v1", "VirtualMachineInstance") &&
+			serves(ctx, c, "apps.kruise.io/v1beta1", "StatefulSet"), nil
 	})
+}
+
+func serves(ctx context.Context, c client.Client, apiVersion, kind string) bool {
+	list := &unstructured.UnstructuredList{}
+	list.SetAPIVersion(apiVersion)
+	list.SetKind(kind + "List")
+	return c.List(ctx, list) == nil
 }
 
 // New is an object of a kind, to be created. spec may be nil.

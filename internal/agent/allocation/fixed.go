@@ -90,7 +90,7 @@ func (s *search) home() (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	h := fnv.New64a()
-	fmt.Fprint(h, pod.Namespace, "/", owner.Kind, "/", owner.Name, "/", s.request.Interface)
+	_, _ = fmt.Fprint(h, pod.Namespace, "/", owner.Kind, "/", owner.Name, "/", s.request.Interface) // never fails
 	ordinal, _ := fixed.Ordinal(owner, pod.Name)
 	size := uint64(s.candidates.Count().Int64())
 	return s.candidates.Nth(addr.CountOf((h.Sum64()%size + uint64(ordinal)) % size))
