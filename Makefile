@@ -77,12 +77,13 @@ test-e2e: # Real pods on real kubelets
 	go test -count=1 -timeout 30m -v ./test/e2e | grep -vE '^=== (RUN|PAUSE|CONT|NAME)'
 
 .PHONY: soak
-soak: packages parts ## Run the big sizes of the scenarios, some two hours
+soak: packages parts ## Run the big sizes of the scenarios, some four hours
 	go test -count=1 -timeout 60m -v -run TestManyNodesOneAddress ./internal/agent -soak
 	go test -count=1 -timeout 60m -v -run TestModel ./internal/agent -steps 20000
 	go test -count=1 -timeout 60m -v -run 'TestSize|TestStatusCost' ./internal/controller -soak
 	go test -count=1 -timeout 60m -v -run 'TestTwoApplicationsRolled|TestRebuild' ./test/e2e -soak
 	go test -count=1 -timeout 120m -v -run 'TestEditRace|TestControllerAway' ./test/e2e -soak
+	go test -count=1 -timeout 150m -v -run 'TestStatefulSetKeepsAddresses|TestTwoStatefulSetsOneShort|TestMachineMoves' ./test/e2e -soak
 	go test -race -count=1 -timeout 60m -v -run TestRandomKills ./test/cni -kills 10m
 
 .PHONY: e2e
