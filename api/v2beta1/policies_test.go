@@ -163,7 +163,7 @@ func write(ctx context.Context, t *testing.T, by client.Client, verb, name strin
 func TestAgentWritesItsNode(t *testing.T) {
 	stored(t)
 	const mine, theirs, worn, free, vm, freeVM, unsure, moved = "10.61.0.1", "10.61.0.2", "10.61.0.3", "10.61.0.7", "10.61.0.8", "10.61.0.9", "10.61.0.10", "10.61.0.11"
-	const ofB = "10.61.0.2 is held by pod default/web-0 on node b, and the agent of node a may only take it over, and only for the next pod of the same name and spec.owner when no pod has it (spec.use), or for the same virtual machine"
+	const ofB = "10.61.0.2 is held by pod default/web-0 on node b, and the agent of node a may only take it over, and only for the next pod of the same name and spec.owner when no pod has it (spec.use), or for the same virtual machine, or out of quarantine"
 	const ofAnother = " is held by pod default/web-0 on node b, and the agent of node a may only take it over"
 	const onlyItsOwn = "spec.node: is b, and the agent of node a writes entries of its own node only"
 	ip := func(f func(*v2beta1.IPSpec)) func(*v2beta1.SpiderIP) {
@@ -223,7 +223,11 @@ func TestAgentWritesItsNode(t *testing.T) {
 		{"fixed and kept, of another namespace", "update", free, free + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Pod.Namespace = "x" }},
 		{"fixed and kept, no more", "update", free, free + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Owner = nil }},
 		{"fixed and in quarantine, pod made anew here", "update", unsure, "", next("a")},
-		{"in quarantine, made a fixed one", "update", "10.61.0.5", "10.61.0.5" + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); fixed("s1")(ip) }},
+		{"fixed and in quarantine, of another pod", "update", unsure, unsure + ofAnother, func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Pod.Name = "web-1" }},
+		{"in quarantine, for any pod here", "update", "10.61.0.5", "", func(ip *v2beta1.SpiderIP) { next("a")(ip); ip.Spec.Pod.Name = "other-1" }},
+		{"in quarantine, for a pod elsewhere", "update", "10.61.0.5", "spec.node: is c, and the agent of node a", next("c")},
+		{"in quarantine, left as it is", "update", "10.61.0.5", onlyItsOwn, annotated("a", "b")},
+		{"in quarantine, made a fixed one", "update", "10.61.0.5", "", func(ip *v2beta1.SpiderIP) { next("a")(ip); fixed("s1")(ip) }},
 		{"of a machine that moves here", "update", vm, "", launcher("a")},
 		{"of a machine that is started here", "update", freeVM, "", launcher("a")},
 		{"of a machine that was made anew", "update", vm, "", func(ip *v2beta1.SpiderIP) { launcher("a")(ip); machine("VirtualMachine", "m2")(ip) }},

@@ -48,14 +48,16 @@ const (
 	// IPUseKept means that the address is fixed and nobody bears it: the pod named was the last, its container is gone, and
 	// the owner's next pod of that name gets it. Only the agent of the node that proved this writes it.
 	IPUseKept IPUse = "Kept"
-	// IPUseQuarantine means that the pod named is gone, but nothing proves that its container is: the address may be
-	// taken over only after a probe has found it silent on the link.
+	// IPUseQuarantine means that somebody may bear the address though no pod has it: the pod named is gone and nothing proves
+	// that its container is, or a host that is no pod answered for the address (Conflict). It may be taken over only after a
+	// probe has found it silent on the link; one of a host is given to nobody for a while.
 	IPUseQuarantine IPUse = "Quarantine"
 )
 
 // IPSpec is an address and its holder: one interface of one sandbox of one pod. Address and pool never change.
 //
 // +kubebuilder:validation:XValidation:rule=`!has(self.use) || self.use != 'Kept' || has(self.owner)`,fieldPath=".owner",message="is required for use Kept: an address is kept for somebody"
+// +kubebuilder:validation:XValidation:rule=`!has(self.conflict) || has(self.use) && self.use == 'Quarantine'`,fieldPath=".conflict",message="is of use Quarantine alone: who bears the address besides keeps pods from it"
 type IPSpec struct {
 	// Address is the IP address in its canonical text, "10.6.0.10" or "fd00:10::a", without prefix length.
 	// +kubebuilder:validation:Required
@@ -112,6 +114,13 @@ type IPSpec struct {
 	// +optional
 	// +kubebuilder:default=Pod
 	Use IPUse `json:"use,omitempty"`
+
+	// Conflict is the hardware address of a host that answered for the address though it is none of Spiderpool's pods,
+	// "02:00:5e:10:00:01". It is set in quarantine alone, by the agent that found it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{2}(:[0-9a-f]{2})*$`
+	Conflict string `json:"conflict,omitempty"`
 
 	// Reason says in words why the address is held although no pod has it, and until when.
 	// +optional

@@ -79,6 +79,13 @@ func TestSpiderIPFields(t *testing.T) {
 			ip.Spec.Owner = &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "u2"}
 			ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUseKept, "until StatefulSet web is deleted"
 		}},
+		{"borne by another host", "", func(ip *v2beta1.SpiderIP) {
+			ip.Spec.Use, ip.Spec.Conflict = v2beta1.IPUseQuarantine, "02:00:5e:10:00:01"
+		}},
+		{"borne by another host, and a pod's", "is of use Quarantine alone", func(ip *v2beta1.SpiderIP) { ip.Spec.Conflict = "02:00:5e:10:00:01" }},
+		{"borne by a host without name", "spec.conflict", func(ip *v2beta1.SpiderIP) {
+			ip.Spec.Use, ip.Spec.Conflict = v2beta1.IPUseQuarantine, "somebody"
+		}},
 		{"kept for nobody", `is required for use Kept: an address is kept for somebody`, func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseKept }},
 		{"no netns and network known", "", func(ip *v2beta1.SpiderIP) { ip.Spec.Netns, ip.Spec.Network = "", "" }},
 		{"no pool", `spec.pool: Invalid value: ""`, func(ip *v2beta1.SpiderIP) { ip.Spec.Pool = "" }},
