@@ -530,8 +530,16 @@ func TestMachineMoves(t *testing.T) {
 	s.heldBy(aborted, had)
 	s.remove(aborted)
 	s.gone(aborted)
-	s.keeps(1)
-	s.refused("newcomer", "IPAllocationFailed", "1 kept for VirtualMachine vm")
+	s.eventually(func() string { // it is the source's as soon as its agent sees that
+		ip := &v2beta1.SpiderIP{}
+		if err := s.Get(s.Context(), client.ObjectKey{Name: addr.Name(netip.MustParseAddr(had[0]))}, ip); err != nil {
+			return err.Error()
+		}
+		if ip.Spec.Use == v2beta1.IPUsePod && ip.Spec.Pod.Name != target.Name {
+			return ip.Spec.Address + " is held by " + ip.Spec.Pod.Name
+		}
+		return ""
+	})
 	if *soak {
 		s.within(12*time.Minute, func() string {
 			if got := s.of(target.Name)["eth0"]; !slices.Equal(got, had) {
@@ -542,6 +550,9 @@ func TestMachineMoves(t *testing.T) {
 	}
 	if got := slices.Sorted(slices.Values(s.inside(target)["eth0"])); !slices.Equal(got, had) {
 		t.Errorf("%s bears %v, want %v", target.Name, got, had)
+	}
+	if got := s.of("newcomer"); len(got) > 0 {
+		t.Errorf("newcomer has %v", got)
 	}
 
 	s.remove(target)
