@@ -154,8 +154,8 @@ func TestStatefulSetKeepsAddresses(t *testing.T) {
 	s.agree(n, 2*n)
 	had := s.bear()
 	defer s.observe()()
+	stop := s.killing(pause)
 	for round := range rounds {
-		stop := s.killing(pause)
 		for _, step := range []struct {
 			name string
 			do   func(set *appsv1.StatefulSet)
@@ -176,8 +176,8 @@ func TestStatefulSetKeepsAddresses(t *testing.T) {
 			}
 			t.Logf("round %d: %d pods %s in %s", round, n, step.name, time.Since(began).Round(time.Second))
 		}
-		stop()
 	}
+	stop()
 	s.remove(set)
 	s.held(0)
 	s.endpoints("", "", 0)
