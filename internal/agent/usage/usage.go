@@ -23,6 +23,12 @@ const (
 	guesses = 16
 	// changesKept bounds what is remembered beside the last LIST.
 	changesKept = 1 << 16
+	// restFor is for how long at least an address that came free is tried after others: neighbours may still know the
+	// hardware address of who had it. It is remembered of restKept addresses, and restsPassed of them are passed over in one
+	// search.
+	restFor     = 60 * time.Second
+	restKept    = 1 << 12
+	restsPassed = 64
 )
 
 // Pool is what this node knows of the addresses of one pool: hints, so that a search seldom tries an address in vain, and
@@ -37,6 +43,9 @@ type Pool struct {
 	foreign map[netip.Addr]time.Time
 	// trying are what ADDs of this node try right now.
 	trying map[netip.Addr]int
+	// resting came free since restSince, restedBefore in the time before that.
+	resting, restedBefore map[netip.Addr]bool
+	restSince             time.Time
 	// free are the candidates of the last search that are not listed.
 	candidates addr.Set
 	free       addr.Sampler
@@ -47,7 +56,29 @@ type Pool struct {
 }
 
 func newPool() *Pool {
-	return &Pool{taken: map[netip.Addr]bool{}, freed: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
+	return &Pool{taken: map[netip.Addr]bool{}, freed: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{},
+		resting: map[netip.Addr]bool{}}
+}
+
+// rest notes that an address came free. The caller has the lock.
+func (u *Pool) rest(a netip.Addr) {
+	if u.turn(); len(u.resting) >= restKept {
+		u.restedBefore, u.resting = u.resting, map[netip.Addr]bool{}
+	}
+	u.resting[a] = true
+}
+
+// rests reports whether an address came free lately, if turn was called. The caller has the lock.
+func (u *Pool) rests(a netip.Addr) bool { return u.resting[a] || u.restedBefore[a] }
+
+// turn forgets what came free long ago. The caller has the lock.
+func (u *Pool) turn() {
+	switch now := time.Now(); {
+	case now.Sub(u.restSince) > 2*restFor:
+		u.restedBefore, u.resting, u.restSince = nil, map[netip.Addr]bool{}, now
+	case now.Sub(u.restSince) > restFor:
+		u.restedBefore, u.resting, u.restSince = u.resting, map[netip.Addr]bool{}, u.restSince.Add(restFor)
+	}
 }
 
 // isTaken reports whether an address was last seen taken in the name of this pool. The caller has the lock.
@@ -79,6 +110,7 @@ func (u *Pool) Pick(candidates addr.Set, tried map[netip.Addr]bool, random *rand
 
 // find returns what to try next, and whether it may well be free. The caller has the lock.
 func (u *Pool) find(candidates addr.Set, tried map[netip.Addr]bool, random *rand.Rand) (a netip.Addr, likely, ok bool) {
+	u.turn()
 	if a, ok := u.guess(candidates.Random, tried, random); ok {
 		return a, true, true
 	}
@@ -95,7 +127,7 @@ func (u *Pool) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.A
 		if !ok {
 			break
 		}
-		if !tried[a] && !u.isTaken(a) && !u.isUnlikely(a) {
+		if !tried[a] && !u.isTaken(a) && !u.isUnlikely(a) && !u.rests(a) {
 			return a, true
 		}
 	}
@@ -103,15 +135,20 @@ func (u *Pool) guess(draw func(*rand.Rand) (netip.Addr, bool), tried map[netip.A
 }
 
 // walk looks at what is free one by one, from a random place on. It passes over what is known beside the LIST and so ends
-// soon. What is unlikely is taken if there is nothing else.
+// soon. What came free lately is taken if there is nothing else, and what is unlikely if there is not even that.
 func (u *Pool) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr]bool, random *rand.Rand) (_ netip.Addr, likely, ok bool) {
-	var unlikely netip.Addr
+	var unlikely, resting netip.Addr
+	passed := 0
 	suits := func(a netip.Addr) bool {
-		if tried[a] || u.isTaken(a) {
+		switch {
+		case tried[a] || u.isTaken(a):
 			return false
-		}
-		if u.isUnlikely(a) {
+		case u.isUnlikely(a):
 			unlikely = a
+			return false
+		case u.rests(a) && passed < restsPassed:
+			resting = a
+			passed++
 			return false
 		}
 		return true
@@ -130,6 +167,9 @@ func (u *Pool) walk(candidates addr.Set, free addr.Sampler, tried map[netip.Addr
 			a, ok = free.Nth(addr.Count{})
 		}
 		ok = ok && a != first
+	}
+	if resting.IsValid() {
+		return resting, true, true
 	}
 	return unlikely, false, unlikely.IsValid()
 }
@@ -198,6 +238,7 @@ func (u *Pool) Release(a netip.Addr) {
 	defer u.mu.Unlock()
 	delete(u.taken, a)
 	delete(u.foreign, a)
+	u.rest(a)
 	if u.listed.Contains(a) {
 		u.freed[a] = true
 	}
@@ -210,6 +251,7 @@ func (u *Pool) Brought(listed addr.Set, sent time.Time) {
 	if !sent.After(u.sent) {
 		return
 	}
+	u.restWhatWent(listed)
 	u.listed, u.sent, u.judged = listed, sent, false
 	u.candidates, u.free = addr.Set{}, addr.Sampler{}
 	clear(u.taken)
@@ -217,6 +259,19 @@ func (u *Pool) Brought(listed addr.Set, sent time.Time) {
 	for a := range u.foreign {
 		if listed.Contains(a) {
 			delete(u.foreign, a)
+		}
+	}
+}
+
+// restWhatWent notes what was in the last LIST and is not in the next: other nodes released it. The caller has the lock.
+func (u *Pool) restWhatWent(next addr.Set) {
+	went := u.listed.Minus(next)
+	if went.Count().Cmp(addr.CountOf(restKept)) > 0 {
+		return // so many are free that few are given again
+	}
+	for r := range went.Ranges() {
+		for a := r.From(); r.Contains(a); a = a.Next() {
+			u.rest(a)
 		}
 	}
 }

@@ -183,6 +183,13 @@ type slow struct {
 	listed, taken map[netip.Addr]bool
 	foreign       map[netip.Addr]time.Time
 	trying        map[netip.Addr]int
+	free          map[netip.Addr]time.Time // since when, of those that came free
+}
+
+// rested reports whether an address did not come free within a time.
+func (s *slow) rested(a netip.Addr, within time.Duration) bool {
+	since, came := s.free[a]
+	return !came || time.Since(since) > within
 }
 
 func (s *slow) likely(a netip.Addr) bool {
@@ -202,6 +209,7 @@ func (s *slow) step(u *Pool, random *rand.Rand, all []netip.Addr) string {
 	case op < 12:
 		u.Release(a)
 		s.taken[a] = false
+		s.free[a] = time.Now()
 		delete(s.foreign, a)
 		return "released " + a.String()
 	case op < 16:
@@ -219,6 +227,7 @@ func (s *slow) step(u *Pool, random *rand.Rand, all []netip.Addr) string {
 		return "time passed"
 	}
 	var listed []addr.Range
+	before := s.listed
 	s.listed = map[netip.Addr]bool{}
 	for _, b := range all {
 		if random.IntN(3) > 0 {
@@ -228,6 +237,9 @@ func (s *slow) step(u *Pool, random *rand.Rand, all []netip.Addr) string {
 			delete(s.foreign, b)
 		}
 		s.taken[b] = s.listed[b]
+		if before[b] && !s.listed[b] {
+			s.free[b] = time.Now()
+		}
 	}
 	brings(u, addr.MakeSet(listed...))
 	return "a LIST"
@@ -250,7 +262,7 @@ func compareUsage(t *testing.T, whole addr.Set, random *rand.Rand) {
 		}
 	}
 	u := newPool()
-	s := &slow{listed: map[netip.Addr]bool{}, taken: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}}
+	s := &slow{listed: map[netip.Addr]bool{}, taken: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{}, free: map[netip.Addr]time.Time{}}
 	for range 300 {
 		did := s.step(u, random, all)
 		for _, a := range all {
@@ -291,7 +303,7 @@ func compareUsage(t *testing.T, whole addr.Set, random *rand.Rand) {
 // compare picks, and holds what it gets and what is left to what a look at each address says.
 func (s *slow) compare(t *testing.T, u *Pool, did string, all []netip.Addr, candidates addr.Set, tried map[netip.Addr]bool, random *rand.Rand) {
 	t.Helper()
-	possible, likely, unlisted, unlistedLikely := 0, 0, 0, false
+	possible, likely, rested, unlisted, unlistedLikely := 0, 0, 0, 0, false
 	for _, a := range all {
 		if tried[a] || !candidates.Contains(a) {
 			continue
@@ -301,6 +313,9 @@ func (s *slow) compare(t *testing.T, u *Pool, did string, all []netip.Addr, cand
 		}
 		if s.likely(a) {
 			likely++
+			if s.rested(a, 2*restFor) {
+				rested++
+			}
 		}
 		if !s.listed[a] {
 			unlisted++
@@ -324,7 +339,43 @@ func (s *slow) compare(t *testing.T, u *Pool, did string, all []netip.Addr, cand
 	if tried[a] || s.taken[a] || !candidates.Contains(a) || likely > 0 && !s.likely(a) {
 		t.Fatalf("after %q of %s it picked %s: taken %t, likely %t of %d", did, candidates, a, s.taken[a], s.likely(a), likely)
 	}
+	if rested > 0 && !s.rested(a, restFor) {
+		t.Fatalf("after %q it picked %s, which came free %s ago, and %d others are free for longer", did, a, time.Since(s.free[a]), rested)
+	}
 	s.trying[a]++
+}
+
+// TestRest: what came free is picked last for a minute, and picked all the same if nothing else is free.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := set(t, "10.1.0.1-10.1.0.9")
+		u, random := newPool(), seeded()
+		freed := netip.MustParseAddr("10.1.0.5")
+		listed := netip.MustParseAddr("10.1.0.6")
+		u.Won(freed)
+		u.Release(freed)
+		brings(u, set(t, "10.1.0.6"))
+		brings(u, set(t, "10.1.0.9")) // another node has released 10.1.0.6
+		for _, want := range []int{6, 2} {
+			for range want {
+				a, ok := u.Pick(all, nil, random)
+				if rests := a == freed || a == listed; !ok || rests != (want == 2) {
+					t.Errorf("%s is picked, and of %d one should be", a, want)
+				}
+				u.Won(a)
+				u.Tried(a)
+			}
+		}
+		if a, ok := u.Pick(all, nil, random); ok {
+			t.Errorf("%s is picked, and all are taken", a)
+		}
+		u.Release(freed)
+		time.Sleep(2*restFor + time.Second)
+		u.Release(listed)
+		if a, _ := u.Pick(all, nil, random); a != freed {
+			t.Errorf("%s is picked, and %s has been free for longer", a, freed)
+		}
+	})
 }
 
 // TestHugeUsage: of 2^64 addresses one is found that is free, also if it is the only one, and also if what is taken is only
