@@ -114,7 +114,7 @@ func TestKeptIsUncertain(t *testing.T) {
 			began := time.Now()
 			c, n, _ := fullOfKept(t, requests.funcs(), interceptor.Funcs{List: func(ctx context.Context, w client.WithWatch, o client.ObjectList, opts ...client.ListOption) error {
 				options := (&client.ListOptions{}).ApplyOptions(opts)
-				if options.FieldSelector == nil || !strings.Contains(options.FieldSelector.String(), "spec.use="+string(v2beta1.IPUseKept)) {
+				if options.FieldSelector == nil || !strings.Contains(options.FieldSelector.String(), "spec.use!="+string(v2beta1.IPUsePod)) {
 					return w.List(ctx, o, opts...)
 				}
 				if options.Limit == 0 {

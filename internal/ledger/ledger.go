@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -138,14 +139,15 @@ func (l *Ledger) OfPool(ctx context.Context, pool string) (taken addr.Set, stran
 	return taken, strange, err
 }
 
-// KeptIn returns the entries of a pool that no pod has and that are kept for the
-// next one of an owner, as of a moment after the call: at most the first few, and
-// whether there may be more. For what people are told of a full pool.
-func (l *Ledger) KeptIn(ctx context.Context, pool string, few int64) (kept []v2beta1.SpiderIP, more bool, err error) {
+// WithoutPod returns the entries of a pool that no pod has, as of a moment after
+// the call: those that are kept for the next pod of an owner, and those in
+// quarantine. It returns at most the first few, and whether there may be more. For
+// an ADD that finds the pool full.
+func (l *Ledger) WithoutPod(ctx context.Context, pool string, few int64) (entries []v2beta1.SpiderIP, more bool, err error) {
 	var list v2beta1.SpiderIPList
-	of := client.MatchingFields{"spec.pool": pool, "spec.use": string(v2beta1.IPUseKept)}
-	if err := l.client.List(ctx, &list, of, client.Limit(few)); err != nil {
-		return nil, false, fmt.Errorf("list the SpiderIPs of pool %s that are kept: %w", pool, err)
+	of := fields.AndSelectors(fields.OneTermEqualSelector("spec.pool", pool), fields.OneTermNotEqualSelector("spec.use", string(v2beta1.IPUsePod)))
+	if err := l.client.List(ctx, &list, client.MatchingFieldsSelector{Selector: of}, client.Limit(few)); err != nil {
+		return nil, false, fmt.Errorf("list the SpiderIPs of pool %s that no pod has: %w", pool, err)
 	}
 	return list.Items, list.Continue != "", nil
 }

@@ -129,12 +129,12 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestKeptIn: only what no pod has is listed, only of the pool, and no more than is asked for.
-func TestKeptIn(t *testing.T) {
-	l, ctx := open(t, "kept"), t.Context()
+// TestWithoutPod: only what no pod has is listed, only of the pool, and no more than is asked for.
+func TestWithoutPod(t *testing.T) {
+	l, ctx := open(t, "without"), t.Context()
 	for i, use := range []v2beta1.IPUse{v2beta1.IPUseKept, v2beta1.IPUsePod, v2beta1.IPUseKept, v2beta1.IPUseQuarantine, v2beta1.IPUseKept} {
 		for j, pool := range []string{"fixed", "other"} {
-			e := entry(fmt.Sprintf("10.2.%d.%d", j, i), pool, "kept", "c")
+			e := entry(fmt.Sprintf("10.2.%d.%d", j, i), pool, "without", "c")
 			e.Spec.Use, e.Spec.Owner = use, &v2beta1.IPOwner{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "web", UID: "u"}
 			if err := l.Claim(ctx, e); err != nil {
 				t.Fatal(err)
@@ -145,11 +145,11 @@ func TestKeptIn(t *testing.T) {
 		few  int64
 		want string
 		more bool
-	}{{10, "[10.2.0.0 10.2.0.2 10.2.0.4]", false}, {2, "[10.2.0.0 10.2.0.2]", true}} {
-		kept, more, err := l.KeptIn(ctx, "fixed", tc.few)
+	}{{10, "[10.2.0.0 10.2.0.2 10.2.0.3 10.2.0.4]", false}, {2, "[10.2.0.0 10.2.0.2]", true}} {
+		left, more, err := l.WithoutPod(ctx, "fixed", tc.few)
 		var names []string
-		for i := range kept {
-			names = append(names, kept[i].Name)
+		for i := range left {
+			names = append(names, left[i].Name)
 		}
 		if err != nil || fmt.Sprint(names) != tc.want || more != tc.more {
 			t.Errorf("at most %d: %v, more %t, %v", tc.few, names, more, err)

@@ -47,11 +47,11 @@ type Options struct {
 type Allocator struct {
 	Options
 
-	pools  coalesce.Group[*pool.Pool] // live reads, for the fence
-	lists  coalesce.Group[addr.Set]   // of the addresses in use of a pool
-	kept   coalesce.Group[kept]       // of those that are kept, for people
-	usages usage.Pools
-	line   line.Line
+	pools   coalesce.Group[*pool.Pool] // live reads, for the fence
+	lists   coalesce.Group[addr.Set]   // of the addresses in use of a pool
+	podless coalesce.Group[podless]    // of the entries of a pool that no pod has
+	usages  usage.Pools
+	line    line.Line
 	// stopping is closed when the agent is to stop: then nobody waits for an address any more.
 	stopping <-chan struct{}
 }
@@ -69,7 +69,7 @@ func New(o Options) *Allocator {
 		}
 		return taken, err
 	}
-	a.kept.Keep, a.kept.Read = keptAge, a.readKept
+	a.podless.Keep, a.podless.Read = podlessAge, a.readPodless
 	return a
 }
 

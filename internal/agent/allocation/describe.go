@@ -15,30 +15,29 @@ const (
 	holdersOf = 3
 	// poolsOf is of how many full pools at most that, or what is kept of them, is told: a pattern may name many.
 	poolsOf = 8
-	// keptOf is how many addresses of a pool that are kept are read, keptAge for how long they are told.
-	keptOf, keptAge = 500, 15 * time.Second
+	// podlessOf is how many entries of a pool that no pod has are read, podlessAge for how long people are told of them.
+	podlessOf, podlessAge = 500, 15 * time.Second
 	// describeTime bounds those reads.
 	describeTime = 2 * time.Second
 )
 
-// kept is what was read of the addresses of a pool that are kept for next pods.
-type kept struct {
-	specs []v2beta1.IPSpec
-	more  bool
+// podless is what was read of the entries of a pool that no pod has.
+type podless struct {
+	entries []v2beta1.SpiderIP
+	more    bool
 }
 
-// readKept reads what is kept of a pool. What cannot be read counts as read, or each ADD would ask an API server that has no
-// time.
-func (a *Allocator) readKept(ctx context.Context, pool string) (k kept, _ error) {
-	entries, more, err := a.Ledger.KeptIn(ctx, pool, keptOf)
-	if err != nil {
-		a.Log.Warn("it is not told how many addresses of a full pool are kept", "pool", pool, "error", err)
+// readPodless reads the entries of a pool that no pod has. What cannot be read counts as read, or each ADD would ask an API
+// server that has no time.
+func (a *Allocator) readPodless(ctx context.Context, pool string) (read podless, _ error) {
+	var err error
+	if read.entries, read.more, err = a.Ledger.WithoutPod(ctx, pool, podlessOf); err != nil {
+		a.Log.Warn("it is not known which addresses of a full pool are kept or in quarantine", "pool", pool, "error", err)
 	}
-	for i := range entries { // without their metadata, which is large
-		k.specs = append(k.specs, entries[i].Spec)
+	for i := range read.entries {
+		read.entries[i].ManagedFields = nil // which are large
 	}
-	k.more = more
-	return k, nil
+	return read, nil
 }
 
 // describe says of full pools, for people, who has their addresses, for whom they are kept and which come free next.
@@ -75,13 +74,13 @@ func (a *Allocator) nameHolders(ctx context.Context, r *Request, full *Full) {
 
 // countKept counts which addresses of a pool are kept. All ADDs of the node share what is read.
 func (a *Allocator) countKept(ctx context.Context, r *Request, name string, full *Full) {
-	read, err := a.kept.Get(ctx, name, time.Now().Add(-keptAge), time.Time{})
+	read, err := a.podless.Get(ctx, name, time.Now().Add(-podlessAge), time.Time{})
 	if err != nil {
 		return // it takes too long
 	}
 	full.Usage.KeptAtLeast = read.Value.more
-	for i := range read.Value.specs {
-		s := &read.Value.specs[i]
+	for i := range read.Value.entries {
+		s := &read.Value.entries[i].Spec
 		if address, err := addr.ParseAddr(s.Address); err == nil && full.Candidates.Contains(address) {
 			full.Usage.CountKept(s, r.Pod.Namespace)
 		}
