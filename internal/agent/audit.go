@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
@@ -90,7 +91,9 @@ func (a *Agent) auditInterface(ctx context.Context, o lease.Owner, s *lease.Snap
 	changed := found
 	var errs []error
 	for _, l := range i.Leases() {
-		v := lease.Decide(a.leases.Find(i, l, s, unlisted != nil && unlisted(l)))
+		v := lease.Decide(a.leases.Find(i, l, s, unlisted != nil && unlisted(l), func(p v2beta1.IPPod) bool {
+			return a.Facts.CachedPod(ctx, client.ObjectKey{Namespace: p.Namespace, Name: p.Name}, p.UID) != nil
+		}))
 		changed = changed || v == lease.Release || v == lease.Forget
 		if _, err := a.do(ctx, i, l, v); v == lease.Recreate {
 			errs = append(errs, err)
@@ -125,6 +128,10 @@ func (a *Agent) do(ctx context.Context, i *lease.Interface, l *lease.Lease, v le
 			a.recordAgain(ctx, i, l)
 			a.metrics.Recreated.Inc()
 			log.Warn("the SpiderIP of a living container was gone and is made again")
+		}
+	case lease.Restore:
+		if err = a.leases.Restore(ctx, i, l); err == nil {
+			log.Info("taken out of quarantine: its container lives")
 		}
 	}
 	if err != nil && !errors.Is(err, lease.ErrUnsettled) && !errors.Is(err, lease.ErrMoved) {

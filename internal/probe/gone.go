@@ -1,5 +1,9 @@
-// Package probe looks at links: whether what an address stood on is still there. It decides nothing about addresses and
-// changes no link.
+// Package probe looks at the interfaces of containers, from inside their network namespaces: whether what an address stood
+// on is still there (Gone, Bears), and whether another host on the link answers for an address or a gateway (Open). It tells
+// neighbours where an address has gone (Announce). It decides nothing about addresses.
+//
+// Links are left as they were found. Only a probe changes one: several main plugins call their IPAM before they set the
+// interface up, and what is down sends nothing. So Open sets it up, and Close down again.
 package probe
 
 import (
@@ -100,6 +104,11 @@ func lacks(ifname string) func(*netlink.Handle) bool {
 // CNI_IFNAME of an ADD. False may also mean that it cannot be told. Called by the agent for what it finds in the ledger when
 // it starts: a container that bears an address was told it.
 func Bears(netnsPath, ifname string, address netip.Addr) bool {
+	return borne(netnsPath, ifname, address, 0)
+}
+
+// borne is Bears of an address that has none of these flags (IFA_F_… of linux/if_addr.h).
+func borne(netnsPath, ifname string, address netip.Addr, without int) bool {
 	return !Gone(netnsPath, ifname) && look(netnsPath, func(links *netlink.Handle) bool {
 		link, err := links.LinkByName(ifname)
 		if err != nil {
@@ -108,42 +117,56 @@ func Bears(netnsPath, ifname string, address netip.Addr) bool {
 		addresses, err := links.AddrList(link, netlink.FAMILY_ALL)
 		return err == nil && slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
 			has, ok := netip.AddrFromSlice(a.IP)
-			return ok && has.Unmap() == address
+			return ok && has.Unmap() == address && a.Flags&without == 0
 		})
 	})
 }
 
-// look asks about the links of another namespace than this process's; false if that cannot be entered. It looks on a
-// thread of its own, which ends with its goroutine: if it could not come back from the namespace, other goroutines would
-// run there.
-func look(netnsPath string, ask func(*netlink.Handle) bool) bool {
-	answer := make(chan bool)
-	go func() {
-		runtime.LockOSThread()
-		answer <- lookHere(netnsPath, ask)
-	}()
-	return <-answer
+// look asks about the links of another namespace than this process's; false if that cannot be entered.
+func look(netnsPath string, ask func(*netlink.Handle) bool) (answer bool) {
+	_ = enter(netnsPath, func() error {
+		links, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err == nil {
+			defer links.Close()
+			answer = ask(links)
+		}
+		return err
+	})
+	return answer
 }
 
-// lookHere is look for a goroutine that holds its thread.
-func lookHere(netnsPath string, ask func(*netlink.Handle) bool) bool {
+// enter does something in another network namespace than this process's. Sockets that it opens stay there. It has a thread of
+// its own, which ends with its goroutine: if it could not come back from the namespace, other goroutines would run there.
+func enter(netnsPath string, do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- enterHere(netnsPath, do)
+	}()
+	return <-done
+}
+
+// errOurs says that a namespace is that of this process.
+var errOurs = errors.New("it is the network namespace of the agent")
+
+// enterHere is enter for a goroutine that holds its thread. It comes back, since the first thread of a process never ends.
+func enterHere(netnsPath string, do func() error) error {
 	there, err := netns.GetFromPath(netnsPath)
 	if err != nil {
-		return false
+		return err
 	}
 	defer func() { _ = there.Close() }()
 	here, err := netns.Get()
 	if err != nil {
-		return false
+		return err
 	}
 	defer func() { _ = here.Close() }()
 	if there.Equal(here) {
-		return false
+		return errOurs
 	}
-	links, err := netlink.NewHandleAt(there, unix.NETLINK_ROUTE)
-	if err != nil {
-		return false
+	if err := netns.Set(there); err != nil {
+		return err
 	}
-	defer links.Close()
-	return ask(links)
+	err = do()
+	return errors.Join(err, netns.Set(here))
 }

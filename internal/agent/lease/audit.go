@@ -26,6 +26,8 @@ const (
 	Release
 	// Recreate: the entry is made again, since its container lives and bears the address.
 	Recreate
+	// Restore: the entry is taken out of quarantine, since the pod is there and its container lives and bears the address.
+	Restore
 	// Forget: nothing stands in the ledger and nothing can come; the lease ends.
 	Forget
 	// Again: it cannot be told now; the next audit looks again.
@@ -41,6 +43,9 @@ type Finding struct {
 	Known            bool
 	Told             Told
 	Sibling, InDoubt bool
+	// Quarantined says that the entry is in quarantine, written by somebody who could not prove that its container is gone;
+	// PodThere that its pod is known to exist.
+	Quarantined, PodThere bool
 	// Attachment is the state of the container that the entry names.
 	Attachment State
 	// Gone says that its interface or namespace is gone; GoneBefore that the audit before found that too. Unlisted says that
@@ -52,7 +57,8 @@ type Finding struct {
 	Contradicted bool
 }
 
-// Decide is the audit of one address. The first row that fits holds.
+// Decide is the audit of one address. An entry that no container of this node bears is not audited: one that is kept, or in
+// quarantine because another host answered for its address. Of all others the first row that fits holds.
 //
 //	ledger         lease             container                    verdict
 //	there          none              deleted                      release
@@ -67,7 +73,9 @@ type Finding struct {
 //	there, or not  any               deleted                      release
 //	looked at      not told, doubt   any                          again, as above
 //	               not told          any                          release: nobody bears it
-//	               told or unknown   namespace there              keep
+//	in quarantine  told or unknown   namespace and pod there      restore
+//	there, or not  told or unknown   namespace there              keep
+//	looked at
 //	               told or unknown   gone in two looks, or gone
 //	                                 and unlisted                 release
 //	               told or unknown   gone in one look             again
@@ -87,6 +95,8 @@ func Decide(f Finding) Verdict {
 		return Again
 	case f.Told == No:
 		return Release
+	case !f.Gone && f.Quarantined && f.PodThere:
+		return Restore
 	case !f.Gone:
 		return Keep
 	case f.GoneBefore, f.Unlisted:
@@ -124,8 +134,8 @@ func (t *Table) List(ctx context.Context) (Snapshot, error) {
 	s := Snapshot{Entries: map[Owner][]*v2beta1.SpiderIP{}, Sent: time.Now()}
 	entries, err := t.ledger.OfNode(ctx, t.node)
 	for i := range entries {
-		if entries[i].Spec.Use == v2beta1.IPUseKept {
-			continue // nobody has it
+		if !borne(&entries[i]) {
+			continue
 		}
 		o := ownerOf(&entries[i])
 		s.Entries[o] = append(s.Entries[o], &entries[i])
@@ -142,7 +152,7 @@ func (t *Table) Adopt(ctx context.Context, i *Interface, s *Snapshot) {
 		}
 		if !s.First { // it may have been released since the LIST was sent
 			now, err := t.ledger.Get(ctx, e.Name)
-			if err != nil || now == nil || now.UID != e.UID {
+			if err != nil || now == nil || now.UID != e.UID || !borne(now) {
 				continue
 			}
 			e = now
@@ -165,17 +175,22 @@ func (i *Interface) sibling(e *v2beta1.SpiderIP) bool {
 	})
 }
 
-// Find is what the audit knows of a lease. s is nil if the ledger is not read; unlisted is as in Finding.
-func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool) Finding {
-	f := Finding{Known: true, Told: l.Told, Sibling: i.sibling(l.Entry), InDoubt: l.unsettled(), Attachment: t.Attachment(l.Key()).State,
+// Find is what the audit knows of a lease. s is nil if the ledger is not read; unlisted is as in Finding, and exists
+// says whether a pod is known to exist.
+func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool, exists func(v2beta1.IPPod) bool) Finding {
+	f := Finding{Quarantined: l.Entry.Spec.Use == v2beta1.IPUseQuarantine, Known: true, Told: l.Told, Sibling: i.sibling(l.Entry), InDoubt: l.unsettled(), Attachment: t.Attachment(l.Key()).State,
 		Gone: t.gone(l), GoneBefore: l.gone, Unlisted: unlisted, Contradicted: l.contradicted}
 	if s != nil && l.written.Before(s.Sent) {
 		f.Listed = true
-		f.Stands = slices.ContainsFunc(s.Entries[i.Owner], func(e *v2beta1.SpiderIP) bool { return e.Name == l.Entry.Name })
+		at := slices.IndexFunc(s.Entries[i.Owner], func(e *v2beta1.SpiderIP) bool { return e.Name == l.Entry.Name })
+		if f.Stands = at >= 0; f.Stands {
+			f.Quarantined = s.Entries[i.Owner][at].Spec.Use == v2beta1.IPUseQuarantine
+		}
 	}
 	if !l.Held() {
 		f.Listed = true // refreshed before, by Settle
 	}
+	f.PodThere = f.Quarantined && exists(l.Entry.Spec.Pod)
 	l.gone = f.Gone
 	return f
 }
@@ -201,8 +216,11 @@ func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v
 		return nil, fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	case now == nil:
 		return nil, ErrUnsettled
-	case ownerOf(now) == i.Owner && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Node == t.node && now.Spec.Use != v2beta1.IPUseKept:
+	case ownerOf(now) == i.Owner && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Node == t.node && borne(now):
 		l.Entry, l.contradicted = now, false
+		if now.Spec.Use == v2beta1.IPUseQuarantine {
+			return nil, t.Restore(ctx, i, l)
+		}
 		return nil, nil
 	case fixed.Same(now.Spec.Owner, now.Spec.Pod, l.Entry.Spec.Owner, l.Entry.Spec.Pod):
 		return nil, t.takeBack(ctx, l, now)

@@ -21,6 +21,7 @@ var rows = []struct {
 	{"deleted", func(f Finding) bool { return f.Attachment == Deleted }, Release},
 	{"not told, in doubt", func(f Finding) bool { return f.Told == No && f.InDoubt }, Again},
 	{"not told", func(f Finding) bool { return f.Told == No }, Release},
+	{"in quarantine, namespace and pod there", func(f Finding) bool { return f.Quarantined && f.PodThere && !f.Gone }, Restore},
 	{"namespace there", func(f Finding) bool { return !f.Gone }, Keep},
 	{"gone in two looks, or unlisted", func(f Finding) bool { return f.GoneBefore || f.Unlisted }, Release},
 	{"gone in one look", func(Finding) bool { return true }, Again},
@@ -48,6 +49,9 @@ var never = []struct {
 	{"an entry is made that stands, or was not looked for, or another has", func(f Finding, v Verdict) bool {
 		return v == Recreate && (f.Stands || !f.Listed || f.Contradicted)
 	}},
+	{"an entry is taken out of quarantine without proof that its pod is there and its container lives", func(f Finding, v Verdict) bool {
+		return v == Restore && (!f.Quarantined || !f.PodThere || f.Gone || f.Attachment == Deleted || f.Told == No || !f.Known)
+	}},
 	{"a lease is touched while its ADD or DEL is in progress", func(f Finding, v Verdict) bool {
 		return f.Known && (f.Attachment == Adding || f.Attachment == Deleting) && v != Again
 	}},
@@ -71,11 +75,11 @@ var never = []struct {
 // findings generates every combination that can be: what is not known was found in a LIST, and what was not looked for was
 // not found.
 func findings(yield func(Finding) bool) {
-	for bits := range 1 << 10 {
+	for bits := range 1 << 12 {
 		is := func(bit int) bool { return bits>>bit&1 == 1 }
 		for _, told := range []Told{Unknown, No, Yes} {
 			for state := Absent; state <= Deleted; state++ {
-				f := Finding{is(0), is(1), is(2), told, is(3), is(4), state, is(5), is(6), is(7), is(8), is(9)}
+				f := Finding{is(0), is(1), is(2), told, is(3), is(4), is(10), is(11), state, is(5), is(6), is(7), is(8), is(9)}
 				if f.Stands && !f.Listed || !f.Known && !f.Stands {
 					continue
 				}

@@ -365,7 +365,7 @@ func (t *Table) refresh(ctx context.Context, i *Interface, l *Lease) error {
 	if err != nil {
 		return fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	}
-	if now == nil || ownerOf(now) != i.Owner || now.Spec.Node != t.node || now.Spec.Use == v2beta1.IPUseKept || l.Held() && now.UID != l.Entry.UID && !same(now, l.Entry) && !l.unsettled() {
+	if now == nil || ownerOf(now) != i.Owner || now.Spec.Node != t.node || !borne(now) || l.Held() && now.UID != l.Entry.UID && !same(now, l.Entry) && !l.unsettled() {
 		t.lost(i, l)
 		return fmt.Errorf("%s: %w", l.Entry.Name, ledger.ErrLost)
 	}
@@ -399,7 +399,7 @@ func (t *Table) Stands(ctx context.Context, l *Lease) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	}
-	return now != nil && now.UID == l.Entry.UID && now.Spec.ContainerID == l.Entry.Spec.ContainerID, nil
+	return now != nil && now.UID == l.Entry.UID && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Use == l.Entry.Spec.Use, nil
 }
 
 // Reachable says why the ledger cannot be asked now, nil if it can.
@@ -410,6 +410,12 @@ func (t *Table) Reachable(ctx context.Context) error {
 
 // same reports whether two entries are in the name of one container: one that was made again is the same lease.
 func same(a, b *v2beta1.SpiderIP) bool { return a.Spec.ContainerID == b.Spec.ContainerID }
+
+// borne reports whether the container that an entry names may bear the address. None bears one that is kept, nor one for which
+// another host answered when it was probed: the container was not told it.
+func borne(e *v2beta1.SpiderIP) bool {
+	return e.Spec.Use != v2beta1.IPUseKept && e.Spec.Conflict == ""
+}
 
 func ownerOf(e *v2beta1.SpiderIP) Owner { return Owner{e.Spec.Pod.UID, e.Spec.Interface} }
 
