@@ -85,10 +85,11 @@ func (s *scenario) restarted(n int, before ...corev1.Pod) {
 	s.agree(n, 2*n)
 }
 
-// anew waits until n pods run of which none is among before.
+// anew waits until n pods run of which none is among before. An agent that was killed several times is started again by the
+// kubelet after up to five minutes.
 func (s *scenario) anew(n int, before ...corev1.Pod) {
 	s.Helper()
-	s.eventually(func() string {
+	s.within(2*patience, func() string {
 		pods, err := s.Running(s.Context(), s.namespace)
 		if err != nil || len(pods) != n {
 			return fmt.Sprintf("%d pods run, want %d (%v)", len(pods), n, err)
@@ -146,7 +147,7 @@ func (s *scenario) killing(pause time.Duration) (stop func()) {
 func TestStatefulSetKeepsAddresses(t *testing.T) {
 	n, rounds, pause := 5, 1, 25*time.Second
 	if *soak {
-		n, rounds, pause = 20, 20, 2*time.Minute
+		n, rounds, pause = 20, 20, 5*time.Minute
 	}
 	s := alone(t, 2*n)
 	set := s.statefulSet("web", n)
@@ -236,7 +237,7 @@ func (s *scenario) scaleInAndOut(set *appsv1.StatefulSet) {
 	s.Helper()
 	n := int(*set.Spec.Replicas)
 	s.scale(set, n*3/5)
-	s.running(n * 3 / 5)
+	s.anew(n * 3 / 5)
 	s.held(2 * (n * 3 / 5))
 	s.scale(set, n)
 	s.restarted(n)
