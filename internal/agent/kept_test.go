@@ -88,7 +88,7 @@ func TestKeptIsCounted(t *testing.T) {
 			t.Errorf("an ADD that is served LISTs what is kept: %s", requests)
 		}
 	})
-	if lists, most := requests.of(countKept), 1+int(time.Since(began)/(15*time.Second)); lists > most {
+	if lists, most := requests.of(countKept), 1+int(time.Since(began)/(5*time.Second)); lists > most {
 		t.Errorf("%d LISTs of what is kept, want at most %d: %s", lists, most, requests)
 	}
 }

@@ -210,6 +210,9 @@ func (a *Allocator) round(ctx context.Context, r *Request, f pool.Family) (*Gran
 		}
 		refused.Why = append(refused.Why, pool.Refusal{Pool: p.Name, Why: refusal})
 	}
+	if g, err := a.fromQuarantine(ctx, r, f, serve, refused.Full); g != nil || err != nil {
+		return g, nil, err
+	}
 	return nil, refused, nil
 }
 

@@ -13,10 +13,11 @@ import (
 const (
 	// holdersOf is of how many addresses at most a full pool is told with its holders: each costs reads.
 	holdersOf = 3
-	// poolsOf is of how many full pools at most that, or what is kept of them, is told: a pattern may name many.
+	// poolsOf is of how many full pools at most that, or what is kept of them, is told, and what is in quarantine is tried: a
+	// pattern may name many.
 	poolsOf = 8
-	// podlessOf is how many entries of a pool that no pod has are read, podlessAge for how long people are told of them.
-	podlessOf, podlessAge = 500, 15 * time.Second
+	// podlessOf is how many entries of a pool that no pod has are read, podlessAge how old the knowledge of them may be.
+	podlessOf, podlessAge = 500, 5 * time.Second
 	// describeTime bounds those reads.
 	describeTime = 2 * time.Second
 )

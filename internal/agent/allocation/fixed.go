@@ -74,6 +74,12 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 		return r.forget(f)
 	case entry == nil:
 		return a.claimAgain(ctx, r, p, address, f)
+	case inQuarantine(entry):
+		if silent, err := a.silent(ctx, r, entry); ctx.Err() != nil {
+			return nil, err
+		} else if !silent {
+			return nil, &Held{entry}
+		}
 	case !r.mayTake(entry):
 		return nil, &Held{entry}
 	}

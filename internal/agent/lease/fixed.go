@@ -27,13 +27,13 @@ func (t *Table) Keep(ctx context.Context, i *Interface, l *Lease, reason string)
 	return err
 }
 
-// TakeOver writes a container into an entry that an earlier pod of its owner had. former is the entry as it was read: if it
+// TakeOver writes a container into an entry that an earlier pod of its owner had, or one that is in quarantine. former is the entry as it was read: if it
 // has changed since, the error is ledger.ErrLost. ledger.ErrUnknown leaves a lease in doubt.
 func (t *Table) TakeOver(ctx context.Context, i *Interface, former *v2beta1.SpiderIP, spec v2beta1.IPSpec) (*Lease, error) {
 	entry := former.DeepCopy()
 	spec.Address, spec.Pool = former.Spec.Address, former.Spec.Pool
 	entry.Spec = spec
-	if former.Spec.Use != v2beta1.IPUseKept {
+	if former.Spec.Use == v2beta1.IPUsePod {
 		setBearers(entry, append(Bearers(former), former.Spec.ContainerID))
 	}
 	err := t.ledger.Update(ctx, entry)

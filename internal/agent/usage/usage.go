@@ -23,6 +23,8 @@ const (
 	guesses = 16
 	// changesKept bounds what is remembered beside the last LIST.
 	changesKept = 1 << 16
+	// answeredFor is how long an address in quarantine is not asked for again after a host has answered for it.
+	answeredFor = 10 * time.Second
 	// restFor is for how long at least an address that came free is tried after others: neighbours may still know the
 	// hardware address of who had it. It is remembered of restKept addresses, and restsPassed of them are passed over in one
 	// search.
@@ -43,6 +45,8 @@ type Pool struct {
 	foreign map[netip.Addr]time.Time
 	// trying are what ADDs of this node try right now.
 	trying map[netip.Addr]int
+	// answered are addresses in quarantine for which a host has answered, and when.
+	answered map[netip.Addr]time.Time
 	// resting came free since restSince, restedBefore in the time before that.
 	resting, restedBefore map[netip.Addr]bool
 	restSince             time.Time
@@ -57,7 +61,7 @@ type Pool struct {
 
 func newPool() *Pool {
 	return &Pool{taken: map[netip.Addr]bool{}, freed: map[netip.Addr]bool{}, foreign: map[netip.Addr]time.Time{}, trying: map[netip.Addr]int{},
-		resting: map[netip.Addr]bool{}}
+		answered: map[netip.Addr]time.Time{}, resting: map[netip.Addr]bool{}}
 }
 
 // rest notes that an address came free. The caller has the lock.
@@ -189,7 +193,29 @@ func (u *Pool) Trying(a netip.Addr) {
 	u.trying[a]++
 }
 
-// Tried ends what Pick or Trying began.
+// Ask begins to ask on a link for an address in quarantine, unless a host has answered for it lately or another ADD of the node
+// is asking: two that probe at once take each other for its holder. Tried must follow.
+func (u *Pool) Ask(a netip.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.trying[a] > 0 || time.Since(u.answered[a]) < answeredFor {
+		return false
+	}
+	u.trying[a]++
+	return true
+}
+
+// Answered notes that a host has answered for an address in quarantine.
+func (u *Pool) Answered(a netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.answered) >= changesKept {
+		clear(u.answered)
+	}
+	u.answered[a] = time.Now()
+}
+
+// Tried ends what Pick, Trying or Ask began.
 func (u *Pool) Tried(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
