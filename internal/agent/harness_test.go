@@ -210,7 +210,7 @@ type node struct {
 func quick() timing.Durations {
 	d := timing.Production()
 	d.Wait, d.Release, d.Settle, d.Notes, d.Rescan = time.Second, 100*time.Millisecond, 2*time.Second, 500*time.Millisecond, 0
-	d.Look, d.List, d.Stop = time.Hour, time.Hour, 0
+	d.Look, d.List, d.Stop, d.Announce = time.Hour, time.Hour, 0, 0
 	return d
 }
 
