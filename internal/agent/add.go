@@ -160,17 +160,10 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 	if err != nil {
 		return nil, err
 	}
-	var grants []*allocation.Grant
-	for _, f := range pool.Families {
-		if len(r.Selection.Names[f]) == 0 {
-			continue
-		}
-		g, err := a.allocation.Allocate(ctx, r, f)
-		if err != nil {
-			a.takeBack(ctx, r, had, grants)
-			return nil, err
-		}
-		grants = append(grants, g)
+	grants, err := a.allocate(ctx, r)
+	if err != nil {
+		a.takeBack(ctx, r, had, grants)
+		return nil, err
 	}
 	reply, left := answer(r, grants)
 	shown := endpointOf(r.Interface, cleanGateway(r), reply.IPs, reply.Routes)
@@ -188,6 +181,7 @@ func (a *Agent) assign(ctx context.Context, r *allocation.Request, k lease.Key) 
 			"pod", r.Pod.Namespace+"/"+r.Pod.Name, "interface", r.Interface, "routes", left)
 	}
 	a.leases.SetAnswer(k, reply)
+	a.announce(r, grants)
 	if r.FixedFor == nil {
 		a.publish.Set(client.ObjectKeyFromObject(r.Pod), r.UID, nil, shown, false)
 	}

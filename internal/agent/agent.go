@@ -46,6 +46,8 @@ type Options struct {
 	Facts  *facts.Facts
 	// Fixed says which pods keep their addresses for the next pod of their name.
 	Fixed fixed.Rules
+	// DetectConflicts probes each address that is new to a pod before the pod gets it, DetectGateways the gateways of its pools.
+	DetectConflicts, DetectGateways bool
 	// Events records what people should see on their pods.
 	Events    record.EventRecorder
 	Durations timing.Durations
@@ -68,6 +70,8 @@ type Agent struct {
 	api            apiHealth
 	// logged is what was last logged of a note that is not carried out yet, by note or directory.
 	logged sync.Map
+	// unprobedWhy has what was logged of why something cannot be probed.
+	unprobedWhy sync.Map
 
 	// began is when the agent started: all that one before it has sent was sent earlier.
 	began    time.Time

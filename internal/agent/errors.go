@@ -37,6 +37,9 @@ func code(err error) uint {
 	if _, held := errors.AsType[*allocation.Held](err); held {
 		return wire.CodeHeldElsewhere
 	}
+	if c, ok := errors.AsType[*conflictError](err); ok && c.err == nil {
+		return wire.CodeConflict
+	}
 	for _, c := range []struct {
 		is   error
 		code uint

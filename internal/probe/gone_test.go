@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/spidernet-io/spiderpool/test/segment"
 )
 
 // childLook makes the test binary a program that prints whether net1 in the namespace of this path is gone.
@@ -32,28 +34,6 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
-}
-
-// newNamespace mounts a network namespace on a file of its own, as container runtimes do.
-func newNamespace(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "cni-1")
-	mountNamespace(t, file)
-	return file
-}
-
-func mountNamespace(t *testing.T, file string) {
-	t.Helper()
-	if err := os.WriteFile(file, nil, 0o444); err != nil {
-		t.Fatal(err)
-	}
-	// Not on a thread of our own: the first one never ends and is what /proc/self shows.
-	path, end := newKeeper(t)
-	defer end()
-	if err := unix.Mount(path, file, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(file, unix.MNT_DETACH) })
 }
 
 func unmount(t *testing.T, file string) {
@@ -72,39 +52,11 @@ func removeNamespace(t *testing.T, file string) {
 	}
 }
 
-// open returns the namespace and its links, for the time of the test.
-func open(t *testing.T, file string) (netns.NsHandle, *netlink.Handle) {
-	t.Helper()
-	ns, err := netns.GetFromPath(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
-	links, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(links.Close)
-	return ns, links
-}
-
 // addVeth makes net1 in the namespace; its other end is there too.
 func addVeth(t *testing.T, file string) {
 	t.Helper()
-	_, links := open(t, file)
+	_, links := segment.Open(t, file)
 	if err := links.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "net1"}, PeerName: "other"}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func change(t *testing.T, file, ifname string, edit func(*netlink.Handle, netlink.Link) error) {
-	t.Helper()
-	_, links := open(t, file)
-	link, err := links.LinkByName(ifname)
-	if err == nil {
-		err = edit(links, link)
-	}
-	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -112,13 +64,13 @@ func change(t *testing.T, file, ifname string, edit func(*netlink.Handle, netlin
 // removeNet1 removes net1, as main plugins do at a DEL.
 func removeNet1(t *testing.T, file string) {
 	t.Helper()
-	change(t, file, "net1", (*netlink.Handle).LinkDel)
+	segment.Change(t, file, "net1", (*netlink.Handle).LinkDel)
 }
 
 func TestGone(t *testing.T) {
 	with := func(edits ...func(*testing.T, string)) func(*testing.T) string {
 		return func(t *testing.T) string {
-			file := newNamespace(t)
+			file := segment.Namespace(t)
 			for _, edit := range edits {
 				edit(t, file)
 			}
@@ -150,19 +102,19 @@ func TestGone(t *testing.T) {
 		{"the interface is there", with(addVeth), false},
 		{"the interface is removed", with(addVeth, removeNet1), true},
 		{"the interface is renamed", with(addVeth, func(t *testing.T, file string) {
-			change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error { return links.LinkSetName(link, "net2") })
+			segment.Change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error { return links.LinkSetName(link, "net2") })
 		}), true},
 		{"the interface is moved away", with(addVeth, func(t *testing.T, file string) {
-			away, _ := open(t, newNamespace(t))
-			change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error { return links.LinkSetNsFd(link, int(away)) })
+			away, _ := segment.Open(t, segment.Namespace(t))
+			segment.Change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error { return links.LinkSetNsFd(link, int(away)) })
 		}), true},
 		{"the namespace is unmounted", with(addVeth, unmount), true},
 		{"the namespace is removed", with(addVeth, removeNamespace), true},
 		{"the namespace is removed and still open", with(addVeth, func(t *testing.T, file string) {
-			open(t, file)
+			segment.Open(t, file)
 			removeNamespace(t, file)
 		}), true},
-		{"another namespace has the path", with(addVeth, removeNamespace, mountNamespace), true},
+		{"another namespace has the path", with(addVeth, removeNamespace, segment.Mount), true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -175,8 +127,8 @@ func TestGone(t *testing.T) {
 
 // TestGoneLooksAtEveryKindOfInterface: what main plugins make.
 func TestGoneLooksAtEveryKindOfInterface(t *testing.T) {
-	file := newNamespace(t)
-	_, links := open(t, file)
+	file := segment.Namespace(t)
+	_, links := segment.Open(t, file)
 	named := netlink.LinkAttrs{Name: "net1"}
 	parent := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "parent"}, PeerName: "other"}
 	if err := links.LinkAdd(parent); err != nil {
@@ -203,30 +155,10 @@ func TestGoneLooksAtEveryKindOfInterface(t *testing.T) {
 	}
 }
 
-// newKeeper starts a process that keeps a network namespace; end ends both.
-func newKeeper(t *testing.T) (path string, end func()) {
-	t.Helper()
-	keeper := exec.Command("cat")
-	keeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	stdin, err := keeper.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := keeper.Start(); err != nil {
-		t.Fatal(err)
-	}
-	end = sync.OnceFunc(func() {
-		_ = stdin.Close()
-		_ = keeper.Wait()
-	})
-	t.Cleanup(end)
-	return fmt.Sprintf("/proc/%d/ns/net", keeper.Process.Pid), end
-}
-
 // TestGoneByProcess: some runtimes name a namespace by a process in it. This test and the next need the PID namespace of
 // the host.
 func TestGoneByProcess(t *testing.T) {
-	path, end := newKeeper(t)
+	path, end := segment.Keeper(t)
 	if Gone(path, "lo") {
 		t.Error("lo is gone while the process runs")
 	}
@@ -238,7 +170,7 @@ func TestGoneByProcess(t *testing.T) {
 
 // TestGoneByProcessOfTheHost: from the PID namespace of a container nothing can be told about processes of the host.
 func TestGoneByProcessOfTheHost(t *testing.T) {
-	path, end := newKeeper(t)
+	path, end := segment.Keeper(t)
 	end()
 	for flags, want := range map[uintptr]string{0: "true", syscall.CLONE_NEWPID: "false"} {
 		look := exec.Command(os.Args[0])
@@ -253,7 +185,7 @@ func TestGoneByProcessOfTheHost(t *testing.T) {
 
 // TestGoneWithoutTheRightToEnter: only the removal of the path tells then.
 func TestGoneWithoutTheRightToEnter(t *testing.T) {
-	file := newNamespace(t)
+	file := segment.Namespace(t)
 	powerless := func() bool {
 		answer := make(chan bool)
 		go func() {
@@ -289,8 +221,8 @@ func dropSysAdmin() error {
 
 // TestGoneLeavesNothingBehind: no descriptor stays open, no thread stays in another namespace, no namespace stays alive.
 func TestGoneLeavesNothingBehind(t *testing.T) {
-	file, neighbour := newNamespace(t), newNamespace(t)
-	_, links := open(t, neighbour)
+	file, neighbour := segment.Namespace(t), segment.Namespace(t)
+	_, links := segment.Open(t, neighbour)
 	there, err := netns.GetFromPath(file)
 	if err != nil {
 		t.Fatal(err)
@@ -358,7 +290,7 @@ func threads(t *testing.T) []string {
 func TestAwaitGoneWaitsForTheEnd(t *testing.T) {
 	for name, remove := range map[string]func(*testing.T, string){"interface": removeNet1, "namespace": removeNamespace} {
 		t.Run(name, func(t *testing.T) {
-			file := newNamespace(t)
+			file := segment.Namespace(t)
 			addVeth(t, file)
 			returned := make(chan struct{})
 			go func() {
@@ -377,7 +309,7 @@ func TestAwaitGoneWaitsForTheEnd(t *testing.T) {
 }
 
 func TestAwaitGoneGivesUp(t *testing.T) {
-	file := newNamespace(t)
+	file := segment.Namespace(t)
 	addVeth(t, file)
 	t.Run("when most has passed", func(t *testing.T) {
 		const most = 30 * time.Millisecond
@@ -419,7 +351,7 @@ func await(t *testing.T, done <-chan struct{}) {
 
 // TestNamespaceGone: an interface that is missing says nothing of its namespace.
 func TestNamespaceGone(t *testing.T) {
-	file := newNamespace(t)
+	file := segment.Namespace(t)
 	if NamespaceGone(file) || !Gone(file, "net7") || NamespaceGone("") {
 		t.Error("a namespace that is there is gone, or an interface that is not there is not")
 	}
@@ -431,9 +363,9 @@ func TestNamespaceGone(t *testing.T) {
 
 // TestBears: an interface bears the addresses that it has, and no others; one that is gone bears none.
 func TestBears(t *testing.T) {
-	file := newNamespace(t)
+	file := segment.Namespace(t)
 	addVeth(t, file)
-	change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error {
+	segment.Change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error {
 		for _, text := range []string{"10.1.0.7/24", "fd00::7/64"} {
 			address, err := netlink.ParseAddr(text)
 			if err == nil {

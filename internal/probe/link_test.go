@@ -16,92 +16,21 @@ import (
 	"github.com/mdlayher/ndp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/spidernet-io/spiderpool/test/segment"
 )
 
-// wire is an Ethernet segment: a bridge in a namespace of its own.
-type wire struct {
-	t      *testing.T
-	links  *netlink.Handle
-	bridge *netlink.Bridge
-	ports  int
-}
-
-func newWire(t *testing.T) *wire {
+func must(t *testing.T, err error) {
 	t.Helper()
-	_, links := open(t, newNamespace(t))
-	w := &wire{t: t, links: links, bridge: &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "wire"}}}
-	w.must(links.LinkAdd(w.bridge))
-	w.must(links.LinkSetUp(w.bridge))
-	return w
-}
-
-func (w *wire) must(err error) {
-	w.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
-
-// plug makes an interface in a namespace whose cable ends in the wire, as the main plugin bridge does, and returns its port.
-func (w *wire) plug(file, ifname string, mac net.HardwareAddr) netlink.Link {
-	w.t.Helper()
-	there, links := open(w.t, file)
-	w.ports++
-	port := netlink.LinkAttrs{Name: fmt.Sprint("port", w.ports), MasterIndex: w.bridge.Index}
-	w.must(w.links.LinkAdd(&netlink.Veth{LinkAttrs: port, PeerName: ifname, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(there)}))
-	link, err := w.links.LinkByName(port.Name)
-	w.must(err)
-	w.must(w.links.LinkSetUp(link))
-	inside, err := links.LinkByName(ifname)
-	w.must(err)
-	w.must(links.LinkSetUp(inside))
-	return link
-}
-
-// host plugs in a host with addresses.
-func (w *wire) host(mac net.HardwareAddr, addresses ...string) (file string) {
-	w.t.Helper()
-	file = newNamespace(w.t)
-	w.plug(file, "net1", mac)
-	for _, a := range addresses {
-		assign(w.t, file, a)
-	}
-	return file
-}
-
-// assign gives net1 an address, at once.
-func assign(t *testing.T, file, address string) {
-	t.Helper()
-	change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error {
-		a, err := netlink.ParseAddr(address)
-		if err != nil {
-			return err
-		}
-		a.Flags = unix.IFA_F_NODAD
-		return links.AddrAdd(link, a)
-	})
-}
-
-// onParent makes net1 on a parent that is plugged in, as macvlan, ipvlan and vlan do: it is down.
-func (w *wire) onParent(make func(parent int) netlink.Link) (file string) {
-	w.t.Helper()
-	node, file := newNamespace(w.t), newNamespace(w.t)
-	w.plug(node, "net1", nil)
-	there, _ := open(w.t, file)
-	change(w.t, node, "net1", func(links *netlink.Handle, parent netlink.Link) error {
-		link := make(parent.Attrs().Index)
-		link.Attrs().Name, link.Attrs().ParentIndex, link.Attrs().Namespace = "net1", parent.Attrs().Index, netlink.NsFd(there)
-		return links.LinkAdd(link)
-	})
-	return file
-}
-
-func macvlan(int) netlink.Link { return &netlink.Macvlan{Mode: netlink.MACVLAN_MODE_BRIDGE} }
 
 // isUp reports whether net1 is up.
 func isUp(t *testing.T, file string) (up bool) {
 	t.Helper()
-	change(t, file, "net1", func(_ *netlink.Handle, link netlink.Link) error {
+	segment.Change(t, file, "net1", func(_ *netlink.Handle, link netlink.Link) error {
 		up = link.Attrs().RawFlags&unix.IFF_UP != 0
 		return nil
 	})
@@ -130,36 +59,41 @@ var families = []struct{ name, address, prefixed, gateway string }{
 
 // TestConflict: who has an address, from each kind of interface that main plugins make.
 func TestConflict(t *testing.T) {
-	veth := func(w *wire) string { return w.host(ours) }
+	veth := func(_ *testing.T, w *segment.Segment) string { return w.Host(ours) }
+	macvlan := func(t *testing.T, w *segment.Segment) string {
+		file := segment.Namespace(t)
+		w.Macvlan(file, "net1")
+		return file
+	}
 	for _, tc := range []struct {
 		name string
-		make func(w *wire) string
+		make func(t *testing.T, w *segment.Segment) string
 		host net.HardwareAddr // has the address
 		want net.HardwareAddr
 	}{
 		{"nobody", veth, nil, nil},
 		{"another", veth, other, other},
 		{"ourselves", veth, ours, nil},
-		{"macvlan, nobody", func(w *wire) string { return w.onParent(macvlan) }, nil, nil},
-		{"macvlan, another", func(w *wire) string { return w.onParent(macvlan) }, other, other},
-		{"it was down", func(w *wire) string {
-			file := w.host(ours)
-			change(w.t, file, "net1", (*netlink.Handle).LinkSetDown)
+		{"macvlan, nobody", macvlan, nil, nil},
+		{"macvlan, another", macvlan, other, other},
+		{"it was down", func(t *testing.T, w *segment.Segment) string {
+			file := w.Host(ours)
+			segment.Change(t, file, "net1", (*netlink.Handle).LinkSetDown)
 			return file
 		}, other, other},
-		{"another, and IPv6 is off here", func(w *wire) string {
-			file := w.host(ours)
-			w.must(enter(file, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/net1/disable_ipv6", []byte("1"), 0) }))
+		{"another, and IPv6 is off here", func(t *testing.T, w *segment.Segment) string {
+			file := w.Host(ours)
+			must(t, enter(file, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/net1/disable_ipv6", []byte("1"), 0) }))
 			return file
 		}, other, other},
 	} {
 		for _, f := range families {
 			t.Run(tc.name+", "+f.name, func(t *testing.T) {
-				w := newWire(t)
+				w := segment.New(t)
 				if tc.host != nil {
-					w.host(tc.host, f.prefixed)
+					w.Host(tc.host, f.prefixed)
 				}
-				file := tc.make(w)
+				file := tc.make(t, w)
 				before := isUp(t, file)
 				got, err := conflict(t.Context(), file, f.address)
 				if err != nil || got.String() != tc.want.String() {
@@ -175,39 +109,36 @@ func TestConflict(t *testing.T) {
 
 // TestUnprobed: what cannot be asked is not silent, and why.
 func TestUnprobed(t *testing.T) {
-	in := func(link netlink.Link) func(*wire) string {
-		return func(w *wire) string {
-			file := newNamespace(w.t)
-			_, links := open(w.t, file)
+	in := func(link netlink.Link) func(*testing.T, *segment.Segment) string {
+		return func(t *testing.T, w *segment.Segment) string {
+			file := segment.Namespace(t)
+			_, links := segment.Open(t, file)
 			link.Attrs().Name = "net1"
-			w.must(links.LinkAdd(link))
+			must(t, links.LinkAdd(link))
 			return file
 		}
 	}
 	for _, tc := range []struct {
 		name string
-		make func(*wire) string
+		make func(*testing.T, *segment.Segment) string
 		want string
 	}{
-		{"no namespace", func(w *wire) string { return filepath.Join(w.t.TempDir(), "cni-1") }, NoNamespace},
-		{"no path", func(*wire) string { return "" }, NoNamespace},
-		{"our own namespace", func(*wire) string { return "/proc/self/ns/net" }, NoNamespace},
-		{"not made yet", func(w *wire) string { return newNamespace(w.t) }, NoInterface},
+		{"no namespace", func(t *testing.T, w *segment.Segment) string { return filepath.Join(t.TempDir(), "cni-1") }, NoNamespace},
+		{"no path", func(*testing.T, *segment.Segment) string { return "" }, NoNamespace},
+		{"our own namespace", func(*testing.T, *segment.Segment) string { return "/proc/self/ns/net" }, NoNamespace},
+		{"not made yet", func(t *testing.T, w *segment.Segment) string { return segment.Namespace(t) }, NoInterface},
 		{"its cable is not plugged in", in(&netlink.Veth{PeerName: "other"}), NoCarrier},
-		{"its parent is down", func(w *wire) string {
-			node, file := newNamespace(w.t), newNamespace(w.t)
-			w.plug(node, "net1", nil)
-			there, _ := open(w.t, file)
-			change(w.t, node, "net1", func(links *netlink.Handle, parent netlink.Link) error {
-				return errors.Join(links.LinkSetDown(parent), links.LinkAdd(&netlink.Macvlan{Mode: netlink.MACVLAN_MODE_BRIDGE,
-					LinkAttrs: netlink.LinkAttrs{Name: "net1", ParentIndex: parent.Attrs().Index, Namespace: netlink.NsFd(there)}}))
-			})
+		{"its parent is unplugged", func(t *testing.T, w *segment.Segment) string {
+			file := segment.Namespace(t)
+			w.Macvlan(file, "net1")
+			port, err := w.Links.LinkByName("port1")
+			must(t, errors.Join(err, w.Links.LinkSetDown(port)))
 			return file
 		}, NoCarrier},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWire(t)
-			who, err := conflict(t.Context(), tc.make(w), "10.9.0.10")
+			w := segment.New(t)
+			who, err := conflict(t.Context(), tc.make(t, w), "10.9.0.10")
 			if u, ok := errors.AsType[*Unprobed](err); !ok || u.Why != tc.want || who != nil {
 				t.Errorf("%q, %v, want %q", who, err, tc.want)
 			}
@@ -248,18 +179,22 @@ func TestUnfit(t *testing.T) {
 
 // TestConflictWhenTheLinkFails: an interface that goes while it is asked leaves nothing known.
 func TestConflictWhenTheLinkFails(t *testing.T) {
-	for name, fail := range map[string]func(w *wire, file string, port netlink.Link){
-		"it is set down":   func(w *wire, file string, _ netlink.Link) { change(w.t, file, "net1", (*netlink.Handle).LinkSetDown) },
-		"it is removed":    func(w *wire, file string, _ netlink.Link) { removeNet1(w.t, file) },
-		"it is unplugged":  func(w *wire, _ string, port netlink.Link) { w.must(w.links.LinkSetDown(port)) },
-		"its port is gone": func(w *wire, _ string, port netlink.Link) { w.must(w.links.LinkDel(port)) },
+	for name, fail := range map[string]func(t *testing.T, w *segment.Segment, file string, port netlink.Link){
+		"it is set down": func(t *testing.T, _ *segment.Segment, file string, _ netlink.Link) {
+			segment.Change(t, file, "net1", (*netlink.Handle).LinkSetDown)
+		},
+		"it is removed": func(t *testing.T, _ *segment.Segment, file string, _ netlink.Link) { removeNet1(t, file) },
+		"it is unplugged": func(t *testing.T, w *segment.Segment, _ string, port netlink.Link) {
+			must(t, w.Links.LinkSetDown(port))
+		},
+		"its port is gone": func(t *testing.T, w *segment.Segment, _ string, port netlink.Link) { must(t, w.Links.LinkDel(port)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, file := newWire(t), newNamespace(t)
-			port := w.plug(file, "net1", nil)
+			w, file := segment.New(t), segment.Namespace(t)
+			port := w.Plug(file, "net1", nil)
 			l, err := Open(t.Context(), file, "net1")
-			w.must(err)
-			fail(w, file, port)
+			must(t, err)
+			fail(t, w, file, port)
 			who, err := l.Conflict(t.Context(), netip.MustParseAddr("10.9.0.10"))
 			if _, ok := errors.AsType[*Unprobed](err); !ok || who != nil {
 				t.Errorf("%q, %v, want that it could not be probed", who, err)
@@ -275,8 +210,8 @@ func TestConflictWhenTheLinkFails(t *testing.T) {
 func TestConflictOfTwoProbers(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			w := newWire(t)
-			files := map[string]string{ours.String(): w.host(ours), other.String(): w.host(other)}
+			w := segment.New(t)
+			files := map[string]string{ours.String(): w.Host(ours), other.String(): w.Host(other)}
 			seen := make(chan string)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -310,7 +245,7 @@ func receive[T any](t *testing.T, from <-chan T) (out T) {
 
 // TestConflictEndsWithItsContext: and says why, for the silence until then proves nothing.
 func TestConflictEndsWithItsContext(t *testing.T) {
-	file, deleted := newWire(t).host(ours), errors.New("deleted")
+	file, deleted := segment.New(t).Host(ours), errors.New("deleted")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	l, err := Open(ctx, file, "net1")
 	if err != nil {
@@ -327,9 +262,9 @@ func TestConflictEndsWithItsContext(t *testing.T) {
 
 // TestConflictUnderSignals: interrupted system calls end no probe.
 func TestConflictUnderSignals(t *testing.T) {
-	w := newWire(t)
-	w.host(other, "10.9.0.10/24")
-	file, done := w.host(ours), make(chan struct{})
+	w := segment.New(t)
+	w.Host(other, "10.9.0.10/24")
+	file, done := w.Host(ours), make(chan struct{})
 	defer close(done)
 	go func() {
 		for {
@@ -350,9 +285,11 @@ func TestConflictUnderSignals(t *testing.T) {
 
 // TestBothFamiliesAtOnce: one interface is asked for several addresses.
 func TestBothFamiliesAtOnce(t *testing.T) {
-	w := newWire(t)
-	w.host(other, families[0].prefixed, families[1].prefixed)
-	l, err := Open(t.Context(), w.onParent(macvlan), "net1")
+	w := segment.New(t)
+	w.Host(other, families[0].prefixed, families[1].prefixed)
+	file := segment.Namespace(t)
+	w.Macvlan(file, "net1")
+	l, err := Open(t.Context(), file, "net1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,10 +314,10 @@ func TestBothFamiliesAtOnce(t *testing.T) {
 func TestGateway(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			w := newWire(t)
+			w := segment.New(t)
 			bits := map[string]string{"IPv4": "/24", "IPv6": "/64"}[f.name]
-			router := w.host(other, f.gateway+bits)
-			l, err := Open(t.Context(), w.host(ours), "net1")
+			router := w.Host(other, f.gateway+bits)
+			l, err := Open(t.Context(), w.Host(ours), "net1")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -390,7 +327,7 @@ func TestGateway(t *testing.T) {
 					t.Errorf("%s: %q, %v, want %q", gateway, who, err, want)
 				}
 			}
-			if known := neighbour(t, router, f.address); known != "" {
+			if known := segment.Neighbour(t, router, f.address); known != "" {
 				t.Errorf("the gateway believes that %s is at %s", f.address, known)
 			}
 			if err := l.Close(); err != nil {
@@ -454,46 +391,28 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// neighbour is the hardware address that a host believes an address to be at.
-func neighbour(t *testing.T, file, address string) (mac string) {
-	t.Helper()
-	change(t, file, "net1", func(links *netlink.Handle, link netlink.Link) error {
-		list, err := links.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
-		for _, n := range list {
-			if n.IP.Equal(net.ParseIP(address)) && n.HardwareAddr != nil {
-				mac = n.HardwareAddr.String()
-			}
-		}
-		return err
-	})
-	return mac
-}
-
 // TestAnnounce: a neighbour that has an address in its table under another hardware address learns the new one, but not before
 // the interface has the address.
 func TestAnnounce(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			w := newWire(t)
-			near, file := w.host(other, strings.Replace(f.prefixed, "10/", "99/", 1)), w.host(ours)
-			change(t, near, "net1", func(links *netlink.Handle, link netlink.Link) error {
-				return links.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: net.ParseIP(f.address),
-					HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}, State: netlink.NUD_STALE})
-			})
+			w := segment.New(t)
+			near, file := w.Host(other, strings.Replace(f.prefixed, "10/", "99/", 1)), w.Host(ours)
+			segment.Believe(t, near, f.address, net.HardwareAddr{2, 0, 0, 0, 0, 9})
 			address := netip.MustParseAddr(f.address)
 			if err := Announce(t.Context(), file, "net1", address, time.Millisecond); err == nil {
 				t.Error("it is announced though the interface does not have it")
 			}
-			if got := neighbour(t, near, f.address); got != "02:00:00:00:00:09" {
+			if got := segment.Neighbour(t, near, f.address); got != "02:00:00:00:00:09" {
 				t.Errorf("the neighbour has %s", got)
 			}
 			done := make(chan error)
 			go func() { done <- Announce(t.Context(), file, "net1", address, 30*time.Second) }()
-			assign(t, file, f.prefixed)
+			segment.Assign(t, file, segment.Ifname, f.prefixed)
 			if err := receive(t, done); err != nil {
 				t.Error(err)
 			}
-			if got := neighbour(t, near, f.address); got != ours.String() {
+			if got := segment.Neighbour(t, near, f.address); got != ours.String() {
 				t.Errorf("the neighbour has %s, want %s", got, ours)
 			}
 		})
@@ -502,7 +421,7 @@ func TestAnnounce(t *testing.T) {
 
 // TestAnnounceEnds with its context, and says nothing where nobody listens.
 func TestAnnounceEnds(t *testing.T) {
-	file := newWire(t).host(ours)
+	file := segment.New(t).Host(ours)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := Announce(ctx, file, "net1", netip.MustParseAddr("10.9.0.10"), time.Hour); !errors.Is(err, context.Canceled) {

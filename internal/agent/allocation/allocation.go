@@ -155,7 +155,16 @@ func (r *Request) pod() v2beta1.IPPod {
 type Grant struct {
 	Lease *lease.Lease
 	Pool  *pool.Pool
+	// Moved says that another container bore the address before: neighbours may believe that it still does.
+	Moved bool
 }
+
+// Unproven reports whether another host may have the address: nobody has told it to the pod yet, and no other pod of the same
+// virtual machine bears it, which would answer for it.
+func (g *Grant) Unproven() bool { return !g.Lease.Owned && len(lease.Bearers(g.Lease.Entry)) == 0 }
+
+// Address is what is granted.
+func (g *Grant) Address() netip.Addr { return lease.AddressOf(g.Lease.Entry) }
 
 // Allocate gives the interface, which the ADD has locked, an address of a family: one that it holds already and that its
 // new container may have, or a new one. If every pool that would serve the pod is full, it waits in line: for an address that
@@ -253,7 +262,7 @@ func (a *Allocator) claim(ctx context.Context, r *Request, p *pool.Pool, f pool.
 		case verdict.moved:
 			p = verdict.live // it was edited meanwhile: search in what it is now
 		default:
-			return &Grant{l, verdict.live}, nil, "", nil
+			return &Grant{Lease: l, Pool: verdict.live}, nil, "", nil
 		}
 	}
 }
@@ -269,6 +278,7 @@ func (a *Allocator) reuse(ctx context.Context, r *Request, f pool.Family) (*Gran
 		return nil, away(err)
 	}
 	for _, l := range a.usable(r, f) {
+		moved := l.Key() != r.Key()
 		// Also what was confirmed is written: only that shows that the entry stands and is not another's by now.
 		err := r.Retry(ctx, func() error { return a.Leases.Rewrite(ctx, i, l, r.spec(a.Node)) })
 		if errors.Is(err, ledger.ErrLost) {
@@ -281,7 +291,7 @@ func (a *Allocator) reuse(ctx context.Context, r *Request, f pool.Family) (*Gran
 			return nil, err
 		}
 		if verdict.admitted() {
-			return &Grant{l, verdict.live}, nil
+			return &Grant{l, verdict.live, moved}, nil
 		}
 	}
 	return nil, nil

@@ -115,6 +115,10 @@ func (a *Allocator) holder(ctx context.Context, r *Request, entry *v2beta1.Spide
 		h.Node, h.State = "", "kept for "+owner+": "+pool.FreeKept(owner, entry.Name)
 		return h
 	}
+	if entry.Spec.Use == v2beta1.IPUseQuarantine {
+		h.State = "in quarantine: " + entry.Spec.Reason
+		return h
+	}
 	pod, gone, err := a.Facts.PodOfAnyNode(ctx, p.Namespace, p.Name, p.UID)
 	switch {
 	case gone:

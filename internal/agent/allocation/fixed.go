@@ -253,7 +253,7 @@ func (r *Request) mayTake(entry *v2beta1.SpiderIP) bool {
 func (a *Allocator) admit(ctx context.Context, r *Request, l *lease.Lease, f pool.Family) (*Grant, error) {
 	v, err := a.confirm(ctx, r, l, f)
 	if err != nil || v.admitted() {
-		return &Grant{l, v.live}, err
+		return &Grant{l, v.live, true}, err
 	}
 	return r.forget(f) // confirm has put it back
 }

@@ -25,6 +25,8 @@ type Metrics struct {
 	// Released counts addresses that the audit released without a DEL, Recreated entries that it made again, Contradictions
 	// addresses that a container of this node bears and the ledger gives to another.
 	Released, Recreated, Contradictions prometheus.Counter
+	// Conflicts counts addresses that another host answered for when they were probed, Unprobed probes that could not be made.
+	Conflicts, Unprobed prometheus.Counter
 	// PendingReleases is the number of DELs that are noted and not yet done.
 	PendingReleases prometheus.Gauge
 
@@ -81,6 +83,8 @@ func New(waiting func() int) *Metrics {
 	m.Released = m.counter("audit_released_counts", "addresses released without a DEL, because their namespace is gone")
 	m.Recreated = m.counter("audit_recreated_counts", "SpiderIPs of living containers that were gone and made again")
 	m.Contradictions = m.counter("audit_contradiction_counts", "addresses of living containers that the ledger gives to others")
+	m.Conflicts = m.counter("conflict_counts", "addresses that another host answered for")
+	m.Unprobed = m.counter("unprobed_counts", "probes of addresses and gateways that could not be made")
 	m.PendingReleases = m.gauge("pending_releases", "DELs that are noted and not yet done")
 	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "waiters", Help: "ADDs that wait for an address of a full pool"},
 		func() float64 { return float64(waiting()) })

@@ -25,6 +25,8 @@ type Durations struct {
 	Release time.Duration
 	// Made is how long after its ADD an interface is made at the latest: from then on one that is missing is gone.
 	Made time.Duration
+	// Announce is how long after its answer an address may be missing on its interface; one that appears later is not announced.
+	Announce time.Duration
 	// Notes is how often the notes of DELs are read.
 	Notes time.Duration
 	// Rescan is when after its start the agent lists its node for the second time: when nothing that an agent before it sent
@@ -54,6 +56,7 @@ func Production() Durations {
 		PutBack:     10 * time.Second,
 		Release:     2 * time.Second,
 		Made:        4 * time.Minute,
+		Announce:    5 * time.Second,
 		Notes:       10 * time.Second,
 		Rescan:      30 * time.Second,
 		Look:        20 * time.Second,
