@@ -30,6 +30,11 @@ type Held struct {
 // Error names the holder, and what to do if it never goes.
 func (e *Held) Error() string {
 	s := e.Entry.Spec
+	if s.Use == v2beta1.IPUseQuarantine {
+		return fmt.Sprintf("the fixed address %s is in quarantine (%s), and not known to be silent on the link of interface %s: it is taken over when "+
+			"nobody answers for it, or the agent of node %s has seen the container of pod %s/%s (UID %s) end", s.Address, s.Reason, s.Interface, s.Node,
+			s.Pod.Namespace, s.Pod.Name, s.Pod.UID)
+	}
 	return fmt.Sprintf("the fixed address %s is still held by pod %s/%s (UID %s, container %s) on node %s: the address is taken over when the "+
 		"agent of that node has seen the container end. If the node is gone for certain, run: kubectl annotate --overwrite spiderip %s %s=true && kubectl delete spiderip %[7]s",
 		s.Address, s.Pod.Namespace, s.Pod.Name, s.Pod.UID, s.ContainerID, s.Node, e.Entry.Name, v2beta1.AnnotationAllowDelete)

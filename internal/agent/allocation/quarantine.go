@@ -38,7 +38,7 @@ func (a *Allocator) fromQuarantine(ctx context.Context, r *Request, f pool.Famil
 		case err != nil:
 			return nil, err
 		case v.admitted():
-			return &Grant{l, v.live}, nil
+			return &Grant{Lease: l, Pool: v.live, Moved: true}, nil
 		}
 	}
 	return nil, nil
