@@ -105,6 +105,8 @@ type Request struct {
 	left []*v2beta1.SpiderIP
 	// current says that the ADD has taken over an address of an earlier pod.
 	current bool
+	// unprobed says that nobody can be asked from the interface.
+	unprobed bool
 	// seen is when the last LIST was sent that this ADD has used, by pool.
 	seen map[string]time.Time
 	// waiter is its place in line; final says that it searches for the last time.

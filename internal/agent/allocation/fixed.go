@@ -80,9 +80,11 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 	case entry == nil:
 		return a.claimAgain(ctx, r, p, address, f)
 	case inQuarantine(entry):
-		if silent, err := a.silent(ctx, r, entry); ctx.Err() != nil {
+		silent, err := a.silent(ctx, r, entry)
+		if err != nil {
 			return nil, err
-		} else if !silent {
+		}
+		if !silent {
 			return nil, &Held{entry}
 		}
 	case !r.mayTake(entry):

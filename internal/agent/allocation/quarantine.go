@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"time"
 
@@ -49,7 +50,7 @@ func (a *Allocator) fromQuarantine(ctx context.Context, r *Request, f pool.Famil
 func (a *Allocator) silentOf(ctx context.Context, r *Request, pool string, candidates addr.Set) (*lease.Lease, error) {
 	read, err := a.podless.Get(ctx, pool, time.Now().Add(-podlessAge), time.Time{})
 	if err != nil {
-		return nil, nil // nobody knows: it stays in quarantine
+		return nil, away(err)
 	}
 	answered := 0
 	for _, i := range rand.Perm(len(read.Value.entries)) { // so that nodes seldom meet
@@ -58,12 +59,10 @@ func (a *Allocator) silentOf(ctx context.Context, r *Request, pool string, candi
 			continue
 		}
 		silent, err := a.silent(ctx, r, entry)
-		switch {
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		case err != nil:
-			return nil, nil // nothing can be probed from this interface
-		case !silent:
+		if err != nil {
+			return nil, err
+		}
+		if !silent {
 			answered++
 			continue
 		}
@@ -81,33 +80,37 @@ func inQuarantine(entry *v2beta1.SpiderIP) bool {
 }
 
 // silent reports whether nobody answers for an address in quarantine on the link of the interface. One that answered lately, or
-// that another ADD of the node is asking for, is not asked for. The error is *probe.Unprobed, or the cause of ctx's end.
+// that another ADD of the node is asking for, is not asked for, and from some interfaces nobody can be asked: then it is not
+// known to be silent. The error is the cause of ctx's end.
 func (a *Allocator) silent(ctx context.Context, r *Request, entry *v2beta1.SpiderIP) (bool, error) {
 	address, known := lease.AddressOf(entry), a.usages.Of(entry.Spec.Pool)
-	if !known.Ask(address) {
+	if r.unprobed || !known.Ask(address) {
 		return false, nil
 	}
 	defer known.Tried(address)
 	host, err := a.answers(ctx, r, address)
-	if host != "" {
+	if host != nil {
 		known.Answered(address)
 		a.Log.Info("an address stays in quarantine: a host answers for it", "address", address, "host", host,
 			"pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name, "node", entry.Spec.Node)
 	}
-	return err == nil && host == "", err
+	if _, unprobed := errors.AsType[*probe.Unprobed](err); unprobed {
+		r.unprobed = true
+		return false, nil
+	}
+	return host == nil, err
 }
 
-// answers is the hardware address of the host that answers for an address, empty if there is none.
-func (a *Allocator) answers(ctx context.Context, r *Request, address netip.Addr) (host string, _ error) {
+// answers is the hardware address of the host that answers for an address, nil if there is none.
+func (a *Allocator) answers(ctx context.Context, r *Request, address netip.Addr) (net.HardwareAddr, error) {
 	link, err := probe.Open(ctx, r.Netns, r.Interface)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer func() {
 		if err := link.Close(); err != nil {
 			a.Log.Warn("an interface is not set down again after a probe", "interface", r.Interface, "netns", r.Netns, "error", err)
 		}
 	}()
-	mac, err := link.Conflict(ctx, address)
-	return mac.String(), err
+	return link.Conflict(ctx, address)
 }
