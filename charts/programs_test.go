@@ -1,7 +1,6 @@
 package charts_test
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -79,24 +78,6 @@ func TestControllerUnderstands(t *testing.T) {
 			have.MetricPort, have.GopsPort, have.LogLevel.String(), have.TLS, have.DefaultPools[0].Name, have.DefaultPools[0].Subnet, have.DefaultPools[0].Gateway,
 			ranges, have.DefaultPools[1].Wanted()}); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
-	}
-}
-
-// TestNotesWarnAsTheAgent: an installation and the agent's log name the same promises in the same words.
-func TestNotesWarnAsTheAgent(t *testing.T) {
-	const set = "ipam.enableStatefulSet=true,ipam.enableKubevirtStaticIP=true,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true"
-	got, err := template(t, "--set="+set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines, said := agentConfig(t, got).NotYet, notes(t, set)
-	for _, line := range lines {
-		if !strings.Contains(said, "\n  "+line+"\n") {
-			t.Errorf("%q is not in the notes", line)
-		}
-	}
-	if len(lines) != 2 {
-		t.Errorf("the agent warns of %q", lines)
 	}
 }
 

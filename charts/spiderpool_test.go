@@ -216,7 +216,10 @@ func TestValues(t *testing.T) {
 		{"spiderpoolAgent.podLabels.a=b", daemonSet, "{.spec.template.metadata.labels.a}", "b"},
 		{"", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":"1000m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
 		{"spiderpoolAgent.resources.limits.cpu=2,spiderpoolAgent.resources.limits.memory=1Gi,spiderpoolAgent.resources.requests.cpu=1m,spiderpoolAgent.resources.requests.memory=1Mi", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":2,"memory":"1Gi"},"requests":{"cpu":"1m","memory":"1Mi"}}`},
-		{"", daemonSet, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE","SYS_ADMIN"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
+		{"", daemonSet, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE","SYS_ADMIN","NET_RAW"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
+		{"ipam.enableIPConflictDetection=true", daemonSet, "{" + agent + ".securityContext.capabilities.add}", `["DAC_OVERRIDE","SYS_ADMIN","NET_RAW","NET_ADMIN"]`},
+		{"ipam.enableGatewayDetection=true", daemonSet, "{" + agent + ".securityContext.capabilities.add}", `["DAC_OVERRIDE","SYS_ADMIN","NET_RAW","NET_ADMIN"]`},
+		{"ipam.enableIPConflictDetection=false,ipam.enableGatewayDetection=false", daemonSet, "{" + agent + ".securityContext.capabilities.add}", `["DAC_OVERRIDE","SYS_ADMIN","NET_RAW"]`},
 		{"", daemonSet, "{" + install + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
 		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{..securityContext}", `{"privileged":true} {"privileged":true}`},
 
@@ -613,7 +616,6 @@ func TestChartOfCharts(t *testing.T) {
 // TestNotes: what is known and not served is told, by name and without its value, and nothing else is.
 func TestNotes(t *testing.T) {
 	const (
-		broken     = "WARNING: these values are on, and this version does not keep what they promise:"
 		idle       = "These values are known and have no effect in this version:"
 		collection = "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
 	)
@@ -625,10 +627,7 @@ func TestNotes(t *testing.T) {
 		{"feature.enableStatefulSet=false", nil},
 		{"ipam.enableStatefulSet=false,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=false,ipam.enableGatewayDetection=false", nil},
 		{"ipam.enableKubevirtStaticIP=true", nil},
-		{"ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", []string{
-			broken, "  enableGatewayDetection: a pod starts though its gateway may not answer",
-			"  enableIPConflictDetection: a pod gets its address though another machine may use it",
-		}},
+		{"ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", nil},
 		{"spiderpoolController.replicas=2,spiderpoolController.tls.auto.certExpiration=9", nil},
 		{"spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
 			"  spiderpoolController.cleanup: pools stay when this chart is removed: delete them before, see docs/controller.md",

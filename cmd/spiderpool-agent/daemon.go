@@ -90,9 +90,6 @@ func tellSettings(log *slog.Logger, conf config.Config, env config.Agent) {
 	for _, name := range append(conf.NoEffect, env.NoEffect...) {
 		log.Info("a setting has no effect in this version", "name", name)
 	}
-	if len(conf.NotYet) > 0 {
-		log.Warn("settings are on that this version does not keep yet: do not rely on them, switch them off", "settings", conf.NotYet)
-	}
 }
 
 func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
@@ -120,7 +117,8 @@ func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *
 	return agent.New(agent.Options{
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, FormerSockets: installed.Former, Families: families(conf),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
-		Client: clients.Live, Facts: known, Fixed: conf.FixedAddresses(), Durations: timing.Production(), Log: log,
+		Client: clients.Live, Facts: known, Fixed: conf.FixedAddresses(),
+		DetectConflicts: conf.EnableIPConflictDetection, DetectGateways: conf.EnableGatewayDetection, Durations: timing.Production(), Log: log,
 		Events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil
 }

@@ -402,7 +402,7 @@ func TestQuarantineIsAudited(t *testing.T) {
 			set := c.statefulSet("db", 1)
 			db := c.pod(n, "db-0", of(set), c.from("v4|"))
 			n.add(db, "db-0", asking("10.1.0.13"))
-			foreign := n.entry("10.1.0.14", lives, "lives", filepath.Join(n.netns, "lives"))
+			foreign := n.entry("10.1.0.14", lives, "gone", filepath.Join(n.netns, "gone"))
 			foreign.Spec.Use, foreign.Spec.Conflict = v2beta1.IPUseQuarantine, squatter.String()
 			if err := n.live.Create(t.Context(), foreign); err != nil {
 				t.Fatal(err)

@@ -49,7 +49,7 @@ type Config struct {
 	// and that keep no address.
 	EnableCleanOutdatedEndpoint bool
 	// EnableIPConflictDetection (enableIPConflictDetection, default false) probes the link for another holder of an
-	// address before a pod gets it.
+	// address before a pod gets it, which costs each new address 0.3 s.
 	EnableIPConflictDetection bool
 	// EnableGatewayDetection (enableGatewayDetection, default false) fails the start of a pod whose gateway does not
 	// answer.
@@ -60,9 +60,6 @@ type Config struct {
 
 	// NoEffect lists the keys in the file that decide nothing in this product, each as "key: why". Log it at start.
 	NoEffect []string
-	// NotYet lists the promises that are switched on, in the file or by default, and that this version does not keep, each
-	// as "key: what happens instead". Warn of it at start: somebody relies on them.
-	NotYet []string
 }
 
 const (
@@ -150,24 +147,7 @@ func Parse(data []byte) (Config, error) {
 			c.NoEffect = append(c.NoEffect, key+": "+why)
 		}
 	}
-	c.NotYet = c.notYet()
 	return c, nil
-}
-
-// notYet leaves a line for each switch of Config that promises what is not built. The line goes when the step is done.
-func (c *Config) notYet() (lines []string) {
-	for _, promise := range []struct {
-		on   bool
-		line string
-	}{
-		{c.EnableIPConflictDetection, "enableIPConflictDetection: a pod gets its address though another machine may use it"},
-		{c.EnableGatewayDetection, "enableGatewayDetection: a pod starts though its gateway may not answer"},
-	} {
-		if promise.on {
-			lines = append(lines, promise.line)
-		}
-	}
-	return lines
 }
 
 // read hands the values of tree to their readers. prefix is the path of tree, empty or with a dot at its end.

@@ -66,10 +66,6 @@ enableValidatingResourcesDeletedWebhook: true
 				IPAMUnixSocketPath: "/run/other.sock", EnableIPv6: true, AutoPoolRedundantIPNumber: 3, EnableCleanOutdatedEndpoint: true,
 				EnableIPConflictDetection: true, EnableGatewayDetection: true, EnableValidatingResourcesDeletedWebhook: true,
 				FixedAddressKinds: []FixedAddressKind{kruise, proxy},
-				NotYet: []string{
-					"enableIPConflictDetection: a pod gets its address though another machine may use it",
-					"enableGatewayDetection: a pod starts though its gateway may not answer",
-				},
 			},
 		},
 		{

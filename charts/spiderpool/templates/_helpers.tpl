@@ -162,17 +162,6 @@ capabilities:
 {{- end }}
 {{- end -}}
 
-{{- /* A line for each switch that is on and does nothing yet, as the agent warns of it. */ -}}
-{{- define "spiderpool.notYet" -}}
-{{- range $key, $instead := dict
-  "enableIPConflictDetection" "a pod gets its address though another machine may use it"
-  "enableGatewayDetection" "a pod starts though its gateway may not answer" }}
-{{- if eq (include "spiderpool.feature" (list $ $key)) "true" }}
-  {{ $key }}: {{ $instead }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
 {{- /* A line for each value that is known from existing installations, is set, and is not served yet. */ -}}
 {{- define "spiderpool.noEffect" -}}
 {{- range $path, $why := dict
