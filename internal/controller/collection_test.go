@@ -45,6 +45,8 @@ type collectTest struct {
 	before func(request string) error
 	// faults change what the API server answers.
 	faults interceptor.Funcs
+	// asked is how many reads the last pass took.
+	asked int
 }
 
 func newCollectTest(t *testing.T, gc config.GC) *collectTest {
@@ -200,7 +202,7 @@ func (c *collectTest) passAfter(d time.Duration) (asked []string) {
 		}
 	}
 	c.requests.take()
-	c.pass(c.t.Context())
+	_, c.asked = c.pass(c.t.Context())
 	for _, line := range c.requests.take() {
 		if line != "GET /api" && line != "GET /apis" && !strings.HasPrefix(line, "GET /api/v1?") {
 			asked = append(asked, line)
@@ -394,6 +396,14 @@ func TestCollectionFaults(t *testing.T) {
 	}{
 		{"no fault", 1, func(*collectTest) {}, "collected_total quarantine policy pod_gone 1\nip_gc_counts 1", ""},
 		{"no fault, many", 5, func(*collectTest) {}, "collected_total quarantine policy pod_gone 5\nip_gc_counts 5", ""},
+		{"small pages", 9, func(c *collectTest) {
+			for i := range 5 {
+				c.podOn("lost", fmt.Sprint("z", i))
+			}
+			c.faults.List = func(ctx context.Context, w client.WithWatch, l client.ObjectList, o ...client.ListOption) error {
+				return w.List(ctx, l, append(o, client.Limit(2))...)
+			}
+		}, "collected_total quarantine policy pod_gone 9\nip_gc_counts 9", ""},
 		{"pods may not be read", 1, failsGet("*v1.Pod", refused), "ip_gc_failure_counts 1", ""},
 		{"there is no such path", 1, failsGet("*v1.Pod", notFoundPath), "ip_gc_failure_counts 1", ""},
 		{"the node cannot be read", 1, failsGet("*v1.Node", errors.New("no answer")), "ip_gc_failure_counts 1", ""},
@@ -586,8 +596,48 @@ func TestRequestsOfManySuspects(t *testing.T) {
 		}
 		count[verb+" "+path]++
 	}
+	c.equal("reads that it was paced by", c.asked, 21)
 	c.equal("requests", count, map[string]int{"GET /api/v1/pods": 20, "GET /api/v1/nodes": 1, "PATCH spiderips": 300})
 	c.equal("in quarantine", strings.Count(c.uses(), "Quarantine"), 300)
+}
+
+// TestSameNameOnTwoNodes: that one node has no pod of a name says nothing of the pod of that name on another, whose LIST fails.
+func TestSameNameOnTwoNodes(t *testing.T) {
+	for _, fails := range []string{"", "n2"} {
+		t.Run(fails, func(t *testing.T) {
+			c := newCollectTest(t, collectAll)
+			c.pool("a", "10.6.0.10-10.6.0.99")
+			for n, node := range []string{"n1", "n2"} {
+				c.nodeThat(node, corev1.ConditionUnknown)
+				for i := range fewPods + 1 {
+					uid := uidOf(i)
+					if node == "n2" {
+						uid = string(c.podOn(node, fmt.Sprint("web-", i)).UID)
+					}
+					c.holdOn(node, fmt.Sprintf("10.6.0.%d%d", n+1, i), fmt.Sprint("web-", i), uid)
+				}
+			}
+			c.watched()
+			c.pods.all = nil // the watch of pods is far behind
+			c.faults.List = func(ctx context.Context, w client.WithWatch, l client.ObjectList, o ...client.ListOption) error {
+				var options client.ListOptions
+				options.ApplyOptions(o)
+				if of := options.FieldSelector; of != nil && fails != "" && strings.HasSuffix(of.String(), fails) {
+					return refused
+				}
+				return w.List(ctx, l, o...)
+			}
+			c.passAfter(0)
+			want := ""
+			for i := range fewPods + 1 {
+				want += fmt.Sprintf("10.6.0.1%d Quarantine\n", i)
+			}
+			for i := range fewPods + 1 {
+				want += fmt.Sprintf("10.6.0.2%d Pod\n", i)
+			}
+			c.equal("held", c.uses()+"\n", want)
+		})
+	}
 }
 
 // TestPlan: how many requests the second look costs.

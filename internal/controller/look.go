@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -26,15 +28,24 @@ const (
 type sight struct {
 	live client.Reader
 
-	mu    sync.Mutex
-	pods  map[string]*podFact // by "namespace/name"; nil of one that does not exist
+	mu sync.Mutex
+	// pods are those of the entries; nil of one that does not exist. What the LIST of one node does not have says nothing of a
+	// pod of the same name on another.
+	pods  map[holder]*podFact
 	nodes map[string]nodeState
 	errs  []error
+	// asked is how many requests it took.
+	asked int
 }
+
+// holder is the pod, "namespace/name", and node that an entry names.
+type holder struct{ node, pod string }
+
+func holderOf(e Entry) holder { return holder{e.Node, e.Pod} }
 
 // look reads what verdicts about these entries rest on.
 func look(ctx context.Context, live client.Reader, entries []Entry) *sight {
-	s := &sight{live: live, pods: map[string]*podFact{}, nodes: map[string]nodeState{}}
+	s := &sight{live: live, pods: map[holder]*podFact{}, nodes: map[string]nodeState{}}
 	var all errgroup.Group
 	all.SetLimit(workers)
 	for _, read := range s.plan(entries) {
@@ -53,32 +64,29 @@ func look(ctx context.Context, live client.Reader, entries []Entry) *sight {
 
 // plan are the reads that tell all of these entries, with few requests.
 func (s *sight) plan(entries []Entry) (reads []func(context.Context) error) {
-	byNode := map[string]map[string]bool{}
+	wanted, byNode := map[holder]bool{}, map[string][]holder{}
 	for _, e := range entries {
-		if byNode[e.Node] == nil {
-			byNode[e.Node] = map[string]bool{}
+		if h := holderOf(e); !wanted[h] {
+			wanted[h] = true
+			byNode[e.Node] = append(byNode[e.Node], h)
 		}
-		byNode[e.Node][e.Pod] = true
 	}
-	wanted := map[string]bool{}
-	for node, pods := range byNode {
-		for pod := range pods {
-			wanted[pod] = true
-			if len(pods) <= fewPods {
-				reads = append(reads, func(ctx context.Context) error { return s.readPod(ctx, pod) })
-			}
-		}
-		if len(pods) > fewPods {
+	for node, holders := range byNode {
+		if len(holders) > fewPods {
 			reads = append(reads, func(ctx context.Context) error {
-				return s.listPods(ctx, pods, client.MatchingFields{"spec.nodeName": node})
+				return s.listPods(ctx, holders, client.MatchingFields{"spec.nodeName": node})
 			})
+			continue
+		}
+		for _, h := range holders {
+			reads = append(reads, func(ctx context.Context) error { return s.readPod(ctx, h) })
 		}
 	}
 	if len(reads) > manyPods {
-		reads = []func(context.Context) error{func(ctx context.Context) error { return s.listPods(ctx, wanted) }}
+		reads = []func(context.Context) error{func(ctx context.Context) error { return s.listPods(ctx, slices.Collect(maps.Keys(wanted))) }}
 	}
 	if len(byNode) > fewNodes {
-		return append(reads, func(ctx context.Context) error { return s.listNodes(ctx, byNode) })
+		return append(reads, func(ctx context.Context) error { return s.listNodes(ctx, slices.Collect(maps.Keys(byNode))) })
 	}
 	for node := range byNode {
 		reads = append(reads, func(ctx context.Context) error { return s.readNode(ctx, node) })
@@ -86,105 +94,120 @@ func (s *sight) plan(entries []Entry) (reads []func(context.Context) error) {
 	return reads
 }
 
+// get reads one object; exists is false only if the API server says that there is none.
+func (s *sight) get(ctx context.Context, key client.ObjectKey, o client.Object) (exists bool, err error) {
+	s.count()
+	err = s.live.Get(ctx, key, o)
+	if absent(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// pages calls each with all pages of a list; it fails if they do not come to their end.
+func pages[T any, L interface {
+	*T
+	client.ObjectList
+}](ctx context.Context, s *sight, each func(L), of ...client.ListOption) error {
+	for next := ""; ; {
+		s.count()
+		list := L(new(T))
+		if err := s.live.List(ctx, list, append(of, client.Limit(podPage), client.Continue(next))...); err != nil {
+			return err
+		}
+		each(list)
+		if next = list.GetContinue(); next != "" {
+			continue
+		}
+		if n := list.GetRemainingItemCount(); n != nil && *n > 0 {
+			return fmt.Errorf("the answer ends and %d are missing", *n)
+		}
+		return nil
+	}
+}
+
+func (s *sight) count() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+}
+
 // absent reports whether an error says that there is no such object. There being no such path, as behind a proxy, says nothing.
 func absent(err error) bool {
 	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
-func (s *sight) readPod(ctx context.Context, key string) error {
-	pod := podOf(Entry{Pod: key})
-	p := &corev1.Pod{}
-	err := s.live.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: pod.Name}, p)
-	if err != nil && !absent(err) {
-		return fmt.Errorf("read pod %s: %w", key, err)
+func (s *sight) readPod(ctx context.Context, h holder) error {
+	pod, p := podOf(Entry{Pod: h.pod}), &corev1.Pod{}
+	exists, err := s.get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: pod.Name}, p)
+	if err != nil {
+		return fmt.Errorf("read pod %s: %w", h.pod, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pods[key] = nil
-	if err == nil {
+	s.pods[h] = nil
+	if exists {
 		f := factOf(p)
-		s.pods[key] = &f
+		s.pods[h] = &f
 	}
 	return nil
 }
 
-// listPods reads the pods of these names, which are all that there are among those of the options. Nothing is known by a LIST
-// that did not come to its end.
-func (s *sight) listPods(ctx context.Context, wanted map[string]bool, of ...client.ListOption) error {
+// listPods reads pods, which are all that there are of these names among those of the options.
+func (s *sight) listPods(ctx context.Context, wanted []holder, of ...client.ListOption) error {
 	found := map[string]*podFact{}
-	for next := ""; ; {
-		var list corev1.PodList
-		if err := s.live.List(ctx, &list, append(of, client.Limit(podPage), client.Continue(next))...); err != nil {
-			return fmt.Errorf("list pods: %w", err)
-		}
+	for _, h := range wanted {
+		found[h.pod] = nil
+	}
+	err := pages(ctx, s, func(list *corev1.PodList) {
 		for i := range list.Items {
 			key := list.Items[i].Namespace + "/" + list.Items[i].Name
-			if wanted[key] {
+			if _, wanted := found[key]; wanted {
 				f := factOf(&list.Items[i])
 				found[key] = &f
 			}
 		}
-		if next = list.Continue; next == "" {
-			if err := truncated(&list.ListMeta); err != nil {
-				return fmt.Errorf("list pods: %w", err)
-			}
-			break
-		}
+	}, of...)
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key := range wanted {
-		s.pods[key] = found[key]
-	}
-	return nil
-}
-
-// truncated is an error if a LIST ends though there is more.
-func truncated(m *metav1.ListMeta) error {
-	if n := m.RemainingItemCount; n != nil && *n > 0 {
-		return fmt.Errorf("the answer ends and %d are missing", *n)
+	for _, h := range wanted {
+		s.pods[h] = found[h.pod]
 	}
 	return nil
 }
 
 func (s *sight) readNode(ctx context.Context, name string) error {
 	n := &corev1.Node{}
-	err := s.live.Get(ctx, client.ObjectKey{Name: name}, n)
-	if err != nil && !absent(err) {
+	exists, err := s.get(ctx, client.ObjectKey{Name: name}, n)
+	if err != nil {
 		return fmt.Errorf("read node %s: %w", name, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nodes[name] = nodeDeleted
-	if err == nil {
+	if exists {
 		s.nodes[name] = stateOfNode(n)
 	}
 	return nil
 }
 
-func (s *sight) listNodes(ctx context.Context, wanted map[string]map[string]bool) error {
-	found := map[string]nodeState{}
-	for next := ""; ; {
-		var list corev1.NodeList
-		if err := s.live.List(ctx, &list, client.Limit(podPage), client.Continue(next)); err != nil {
-			return fmt.Errorf("list nodes: %w", err)
-		}
+func (s *sight) listNodes(ctx context.Context, wanted []string) error {
+	found := nodeStates{}
+	err := pages(ctx, s, func(list *corev1.NodeList) {
 		for i := range list.Items {
 			found[list.Items[i].Name] = stateOfNode(&list.Items[i])
 		}
-		if next = list.Continue; next == "" {
-			if err := truncated(&list.ListMeta); err != nil {
-				return fmt.Errorf("list nodes: %w", err)
-			}
-			break
-		}
+	})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name := range wanted {
-		if s.nodes[name] = found[name]; found[name] == nodeUnknown {
-			s.nodes[name] = nodeDeleted
-		}
+	for _, name := range wanted {
+		s.nodes[name] = found.of(name)
 	}
 	return nil
 }
@@ -202,7 +225,7 @@ func stateOfNode(n *corev1.Node) nodeState {
 // of is what was read about an entry.
 func (s *sight) of(e Entry) findings {
 	f := findings{node: s.nodes[e.Node]}
-	if p, read := s.pods[e.Pod]; read {
+	if p, read := s.pods[holderOf(e)]; read {
 		f.pod, f.grace = p.of(e)
 	}
 	return f
