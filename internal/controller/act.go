@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +30,8 @@ type sighting struct {
 	// kind is what else must stay as it is.
 	kind  string
 	since time.Time
+	// ready is since when the node is seen ready; zero while it is not.
+	ready time.Time
 	// notBefore is when it is tried again after failures tries in a row that failed.
 	notBefore time.Time
 	failures  int
@@ -83,10 +84,6 @@ func (v verdict) kind() string {
 	return "policy"
 }
 
-func (a *actor) logOf(e Entry, v verdict) *slog.Logger {
-	return a.Log.With("address", e.Address, "pod", e.Pod, "node", e.Node, "action", v.do, "reason", v.reason, "why", v.why)
-}
-
 // outcome is what came of a verdict.
 type outcome int
 
@@ -99,7 +96,7 @@ const (
 // act carries a verdict out, if the entry is still what the first look saw; the API server sees to that, so what somebody
 // wrote meanwhile stays.
 func (a *actor) act(ctx context.Context, e Entry, v verdict, s *sighting) outcome {
-	log := a.logOf(e, v)
+	log := a.Log.With("address", e.Address, "pod", e.Pod, "node", e.Node, "action", v.do, "reason", v.reason, "why", v.why)
 	labels := []string{string(v.do), v.reason, v.kind()}
 	if a.GC.DryRun {
 		if !s.told {

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -17,6 +16,9 @@ import (
 // in memory. collectRead is added to it for each request of the second look, so that 5,000 pods that go one after the other
 // within a minute are not 5,000 requests, but some that read many.
 const collectGather, collectRead = 2 * time.Second, 50 * time.Millisecond
+
+// syncTime is after how long a watch that has brought nothing is told.
+const syncTime = time.Minute
 
 // collection takes back the addresses that no agent frees: those of pods that are gone while their node is lost, or its agent
 // does nothing.
@@ -73,14 +75,22 @@ func (c *collection) Start(ctx context.Context) error {
 
 // synced waits until all watches have brought their first list; false if ctx ends before.
 func (c *collection) synced(ctx context.Context) bool {
-	for _, synced := range []chan struct{}{c.usage.synced, c.pods.synced, c.inventory.synced} {
+	return c.waitFor(ctx, "SpiderIPs", c.usage.synced) && c.waitFor(ctx, "pods", c.pods.synced) && c.waitFor(ctx, "pools and nodes", c.inventory.synced)
+}
+
+func (c *collection) waitFor(ctx context.Context, what string, synced chan struct{}) bool {
+	late := time.NewTimer(syncTime)
+	defer late.Stop()
+	for {
 		select {
 		case <-synced:
+			return true
 		case <-ctx.Done():
 			return false
+		case <-late.C:
+			c.Log.Warn("no address is collected, for a watch has not brought its first list", "of", what)
 		}
 	}
-	return true
 }
 
 // pass looks at all entries, and returns after how long a duration is over, and how many requests it took to know.
@@ -96,8 +106,8 @@ func (c *collection) pass(ctx context.Context) (next time.Duration, asked int) {
 		}
 	}
 	seen := look(ctx, c.Live, entries)
-	if err := errors.Join(seen.errs...); err != nil && ctx.Err() == nil {
-		c.Log.Warn("addresses that nobody seems to have are not looked at yet", "addresses", len(entries), "error", err)
+	if seen.err != nil && ctx.Err() == nil {
+		c.Log.Warn("of addresses that nobody seems to have, some are not looked at yet", "addresses", len(entries), "error", seen.err)
 	}
 	var all errgroup.Group
 	all.SetLimit(workers)
@@ -129,7 +139,7 @@ func (c *collection) firstLook(now time.Time) (suspects []suspect, next time.Dur
 		}
 		s := c.sighting(e, f, now)
 		seen[e.Address] = s
-		f.seen = now.Sub(s.since)
+		s.look(&f, now)
 		switch v := decide(e, f, c.FixedAddresses, c.GC); {
 		case v.do == keep:
 		case v.do == again:
@@ -156,6 +166,20 @@ func (c *collection) sighting(e Entry, f findings, now time.Time) *sighting {
 	return &sighting{object: e.Object, kind: kind, since: now}
 }
 
+// look adds the durations to what is known of an entry now.
+func (s *sighting) look(f *findings, now time.Time) {
+	switch {
+	case f.node != nodeReady:
+		s.ready = time.Time{}
+	case s.ready.IsZero():
+		s.ready = now
+	}
+	f.seen = now.Sub(s.since)
+	if !s.ready.IsZero() {
+		f.ready = now.Sub(s.ready)
+	}
+}
+
 // secondLook carries out what both looks agree on.
 func (c *collection) secondLook(ctx context.Context, s suspect, seen *sight) {
 	if ctx.Err() != nil {
@@ -166,11 +190,11 @@ func (c *collection) secondLook(ctx context.Context, s suspect, seen *sight) {
 		return
 	}
 	f := seen.of(s.Entry)
-	f.seen = time.Since(s.since)
+	s.look(&f, time.Now())
 	v := decide(s.Entry, f, c.FixedAddresses, c.GC)
 	switch {
 	case f.pod == podUnknown || f.node == nodeUnknown:
-		c.fail(ctx, s.Entry, s.sighting, seen.errs[0])
+		c.fail(ctx, s.Entry, s.sighting, seen.err)
 	case v.do == s.first.do:
 		c.act(ctx, s.Entry, v, s.sighting)
 	case f.pod == podLiving:

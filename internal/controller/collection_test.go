@@ -197,6 +197,9 @@ func (c *collectTest) passAfter(d time.Duration) (asked []string) {
 	c.t.Helper()
 	for _, s := range c.seen {
 		s.since = s.since.Add(-d)
+		if !s.ready.IsZero() {
+			s.ready = s.ready.Add(-d)
+		}
 		if !s.notBefore.IsZero() {
 			s.notBefore = s.notBefore.Add(-d)
 		}
@@ -772,6 +775,28 @@ func TestEndpointsOfNobody(t *testing.T) {
 	})
 }
 
+// TestNothingWithoutWatches: as long as a watch has brought nothing no address is looked at.
+func TestNothingWithoutWatches(t *testing.T) {
+	for _, missing := range []string{"entries", "pods", "nodes", ""} {
+		c := newCollection(&actor{Options: Options{GC: collectAll}}, nil, newUsage(), newInventory())
+		for what, synced := range map[string]chan struct{}{"entries": c.usage.synced, "pods": c.pods.synced, "nodes": c.inventory.synced} {
+			if what != missing {
+				close(synced)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		came := make(chan bool)
+		go func() { came <- c.synced(ctx) }()
+		if missing != "" {
+			cancel()
+		}
+		if got := <-came; got != (missing == "") {
+			t.Errorf("%s are missing: %v", missing, got)
+		}
+		cancel()
+	}
+}
+
 // TestCollectionLeads: the leader collects by itself, woken by what happens; as long as all is in order it asks nothing. One
 // that has it switched off watches no pods.
 func TestCollectionLeads(t *testing.T) {
@@ -790,16 +815,21 @@ func TestCollectionLeads(t *testing.T) {
 		defer l.requests.mu.Unlock()
 		return slices.ContainsFunc(l.requests.list, func(s string) bool { return strings.HasSuffix(s, "/api/v1/pods") })
 	}
+	c.holdOn("deleted", "10.6.0.12", "gone", uidOf(1))
+	c.holdOn("deleted", "10.6.0.13", "gone-0", uidOf(2), fixedFor("gone-0"), func(ip *v2beta1.SpiderIP) { ip.Spec.Use = v2beta1.IPUseKept })
 	off := c.lead()
-	c.status("a", inUse(2, 90))
+	c.status("a", inUse(4, 90))
+	off.quiet()
 	off.stop()
-	if watchesPods(off) {
-		t.Error("it watches pods though it collects nothing")
+	if asked := strings.Join(off.requests.list, ", "); watchesPods(off) || strings.Contains(asked, "DELETE") || strings.Contains(asked, "statefulsets") {
+		t.Errorf("it collects nothing, and asks %s", asked)
 	}
+	c.equal("held while it is switched off", c.uses(), "10.6.0.10 Pod\n10.6.0.11 Pod\n10.6.0.12 Pod\n10.6.0.13 Kept")
 	l := leadAs(t, apiserver.ControllerConfig(t, c.server), func(_ *manager.Options, o *Options) {
 		o.GC, o.collectGather = collectAll, 10*time.Millisecond
+		o.GC.GraceDelay, o.GC.Interval = time.Second, time.Hour
 	})
-	c.eventually("it watches pods", func() bool { return watchesPods(l) })
+	c.eventually("what leaked before is free", func() bool { return c.uses() == "10.6.0.10 Pod\n10.6.0.11 Pod" })
 	l.quiet()
 	l.requests.take()
 	c.podOn("n1", "r")

@@ -68,6 +68,8 @@ type findings struct {
 	grace time.Duration
 	// seen is since when this process sees the entry, the state of its pod and whether there is its node, as they are.
 	seen time.Duration
+	// ready is since when the node is seen ready.
+	ready time.Duration
 
 	// Of an address that is kept: ownerRead says that the owner was read; owner is nil if it does not exist.
 	ownerRead bool
@@ -105,40 +107,38 @@ func (v verdict) proof() bool {
 	return false
 }
 
-// decide says what becomes of an address that an agent has not freed, by the first row that fits. The function knows neither
-// clock nor client. A row that waits is "again" until it has been so for that long.
+// decide says what becomes of an address that an agent has not freed, by the first row that fits. A row that waits is "again"
+// until it has waited; "all" are gone, finished, evicted, terminating, and static without a mirror.
 //
-//	use        | pod                   | node              | and                         | then
-//	-----------+-----------------------+-------------------+-----------------------------+---------------------------
-//	any        | any                   | any               | SPIDERPOOL_GC_IP_ENABLED    | keep
-//	           |                       |                   | is false                    |
-//	Kept       |                       |                   | see decideKept              |
-//	Quarantine | any                   | any               | a host answered for it      | release, quarantine_over,
-//	           |                       |                   |                             | after conflictTime
-//	Pod, Quar. | living, not known     | any               |                             | keep
-//	Pod, Quar. | any                   | not known         |                             | keep
-//	Pod, Quar. | static, no mirror     | there             |                             | keep
-//	Pod, Quar. | evicted               | any               | ..._EVICTED_... is false    | keep
-//	Pod, Quar. | terminating           | ready             | ..._ON_READY_... is false   | keep
-//	Pod, Quar. | terminating           | not ready,deleted | ..._ON_NOT_READY_... is f.  | keep
-//	Pod        | gone, finished,       | deleted           | a container that a machine  | quarantine, node_deleted,
-//	           | terminating, evicted, |                   | left may bear it            | after grace + delay
-//	Quarantine | static without mirror | deleted           | the same                    | keep
-//	Pod, Quar. |                       | deleted           | fixed                       | write Kept, node_deleted,
-//	           |                       |                   |                             | after grace + delay
-//	Pod, Quar. |                       | deleted           | not fixed                   | release, node_deleted,
-//	           |                       |                   |                             | after grace + delay
-//	Quarantine | gone, finished,       | there             |                             | keep: a probe lets another
-//	           | terminating, evicted  |                   |                             | have it, its agent frees it
-//	Pod        |                       | not ready         |                             | quarantine, pod_...,
-//	           |                       |                   |                             | after grace + delay
-//	Pod        |                       | ready             |                             | quarantine, pod_..., after
-//	           |                       |                   |                             | grace + delay + agentTime
+//	use              | pod                  | node         | and                      | then
+//	-----------------+----------------------+--------------+--------------------------+--------------------------------------
+//	any              | any                  | any          | GC_IP_ENABLED is false   | keep
+//	Kept             |                      |              |                          | see decideKept
+//	Quarantine       | any                  | any          | a host answered for it   | wait conflictTime: release,
+//	                 |                      |              |                          |   quarantine_over
+//	Pod, Quarantine  | living, not known    | any          |                          | keep
+//	Pod, Quarantine  | any                  | not known    |                          | keep
+//	Pod, Quarantine  | evicted              | any          | GC_EVICTED_... is false  | keep
+//	Pod, Quarantine  | terminating          | ready        | ..._ON_READY_... is      | keep
+//	                 |                      |              |   false                  |
+//	Pod, Quarantine  | terminating          | not ready,   | ..._ON_NOT_READY_... is  | keep
+//	                 |                      |   deleted    |   false                  |
+//	Quarantine       | all                  | deleted      | a container that a       | keep
+//	Pod              | all                  | deleted      |   machine left may bear  | wait: quarantine, node_deleted
+//	                 |                      |              |   it                     |
+//	Pod, Quarantine  | all                  | deleted      | fixed                    | wait: write Kept, node_deleted
+//	Pod, Quarantine  | all                  | deleted      | not fixed                | wait: release, node_deleted
+//	Pod, Quarantine  | static, no mirror    | there        |                          | keep
+//	Quarantine       | all                  | there        |                          | keep: a probe lets another have it,
+//	                 |                      |              |                          |   and its agent frees it
+//	Pod              | all                  | not ready    |                          | wait: quarantine, pod_...
+//	Pod              | all                  | ready        |                          | wait, also until it is ready, and
+//	                 |                      |              |                          |   agentTime: quarantine, pod_...
 //
-// The grace period is that of a pod that is terminating, and else none; the delay is that of the configuration, for evicted
-// pods its own. Of a node that was deleted the administrator has said that nothing runs there any more. An owner decides only
-// about what is Kept: what is written so is judged by decideKept within seconds, and what is in quarantine may be taken by the
-// next pod of the name.
+// To wait is to wait for the delay of the configuration, which evicted pods have of their own, and before it for the grace
+// period of a pod that is terminating. Of a node that was deleted the administrator has said that nothing runs there any more.
+// An owner decides only about what is Kept: what is written so is judged by decideKept within seconds, and what is in
+// quarantine may be taken by the next pod of the name.
 func decide(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
 	switch {
 	case !gc.Enabled:
@@ -160,7 +160,7 @@ func decide(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
 	wait := patience(f, gc)
 	if f.node == nodeReady {
 		on = fmt.Sprintf("is ready, and its agent has not freed it for %s", agentTime)
-		wait += agentTime
+		wait = max(wait, f.seen-f.ready) + agentTime
 	}
 	return waited(f, wait, verdict{do: quarantine, reason: reason,
 		why: fmt.Sprintf("pod %s %s and node %s %s: another pod may have it once it is silent on the link", e.Pod, what, e.Node, on)})

@@ -105,11 +105,11 @@ func inTheEnd(t *testing.T, what string, e Entry, f findings, rules fixed.Rules,
 	v := decide(e, f, rules, gc)
 	wait := v.after
 	if v.do == again {
-		f.seen = wait - 1
+		f.seen, f.ready = wait-1, wait-1
 		if early := decide(e, f, rules, gc); early.do != again || early.after != 1 {
 			t.Errorf("%s, too early: %+v", what, early)
 		}
-		f.seen = wait
+		f.seen, f.ready = wait, wait
 		v = decide(e, f, rules, gc)
 	}
 	if v.do == keep {
@@ -119,6 +119,18 @@ func inTheEnd(t *testing.T, what string, e Entry, f findings, rules fixed.Rules,
 		t.Errorf("%s: %+v", what, v)
 	}
 	return fmt.Sprintf("%s %s %s", v.do, v.reason, wait)
+}
+
+// TestReadyAgain: the agent of a node that was not ready gets its time from when it is.
+func TestReadyAgain(t *testing.T) {
+	for _, tt := range []struct{ seen, ready, wait time.Duration }{
+		{0, 0, agentTime}, {time.Hour, 0, agentTime}, {time.Hour, agentTime - 1, 1}, {time.Hour, agentTime, 0}, {agentTime, agentTime, 0},
+	} {
+		v := decide(Entry{Use: v2beta1.IPUsePod}, findings{pod: podGone, node: nodeReady, seen: tt.seen, ready: tt.ready}, keepAll, collectAll)
+		if v.after != tt.wait || (v.do == again) != (tt.wait > 0) {
+			t.Errorf("%+v: %+v", tt, v)
+		}
+	}
 }
 
 // TestSwitches: each switch leaves alone what it names, and nothing else.
@@ -137,7 +149,7 @@ func TestSwitches(t *testing.T) {
 		var off []string
 		for _, pod := range []podState{podTerminating, podFinished, podEvicted, podGone} {
 			for _, node := range []nodeState{nodeReady, nodeNotReady, nodeDeleted} {
-				if decide(Entry{Use: v2beta1.IPUsePod}, findings{pod: pod, node: node, seen: time.Hour}, keepAll, tt.gc).do == keep {
+				if decide(Entry{Use: v2beta1.IPUsePod}, findings{pod: pod, node: node, seen: time.Hour, ready: time.Hour}, keepAll, tt.gc).do == keep {
 					off = append(off, podNames[pod]+" "+nodeNames[node])
 				}
 			}

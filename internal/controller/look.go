@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -33,7 +34,8 @@ type sight struct {
 	// pod of the same name on another.
 	pods  map[holder]*podFact
 	nodes map[string]nodeState
-	errs  []error
+	// err is the first of the reads that failed.
+	err error
 	// asked is how many requests it took.
 	asked int
 }
@@ -52,13 +54,13 @@ func look(ctx context.Context, live client.Reader, entries []Entry) *sight {
 		all.Go(func() error {
 			if err := read(ctx); err != nil {
 				s.mu.Lock()
-				s.errs = append(s.errs, err)
+				s.err = cmp.Or(s.err, err)
 				s.mu.Unlock()
 			}
 			return nil
 		})
 	}
-	_ = all.Wait() // what failed is in errs, and unknown
+	_ = all.Wait() // what failed is unknown
 	return s
 }
 
