@@ -25,14 +25,13 @@ type podFact struct {
 	uid types.UID
 	// mirrors is the hash of the static pod whose mirror it is; empty for any other.
 	mirrors string
-	node    string
 	state   podState
 	grace   time.Duration
 }
 
 // factOf is what counts of a pod. A mirror that is being deleted says nothing of its container.
 func factOf(p *corev1.Pod) podFact {
-	f := podFact{uid: p.UID, mirrors: p.Annotations[corev1.MirrorPodAnnotationKey], node: unique.Make(p.Spec.NodeName).Value(), state: podLiving}
+	f := podFact{uid: p.UID, mirrors: p.Annotations[corev1.MirrorPodAnnotationKey], state: podLiving}
 	switch {
 	case p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted":
 		f.state = podEvicted
