@@ -53,6 +53,7 @@ func environ(pod corev1.PodSpec) (out []string) {
 func TestControllerUnderstands(t *testing.T) {
 	got, err := template(t, "--set=spiderpoolController.name=c,spiderpoolController.healthChecking.port=1,spiderpoolController.webhookPort=2,spiderpoolController.prometheus.enabled=true,"+
 		"spiderpoolController.prometheus.enabledDebugMetric=true,spiderpoolController.prometheus.port=3,spiderpoolController.debug.gopsPort=4,spiderpoolController.debug.logLevel=warn,"+
+		"feature.gc.GcEvictedPodPod.delay=8,ipam.gc.statelessPod.zombieOnReadyNode=false,ipam.gc.gcDeletingTimeOutPodDelay=9,ipam.gc.dryRun=true,ipam.gc.gcAll.intervalInSecond=60,"+
 		"spiderpoolController.tls.secretName=s,spiderpoolController.tls.auto.caExpiration=5,spiderpoolController.tls.auto.certExpiration=6,spiderpoolController.tls.auto.extraDnsNames={a,b},global.clusterDnsDomain=k,"+
 		"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.20,172.20.0.30},clusterDefaultPool.ipv4Gateway=172.20.0.1")
 	if err != nil {
@@ -73,9 +74,10 @@ func TestControllerUnderstands(t *testing.T) {
 	day := 24 * time.Hour
 	if diff := cmp.Diff([]any{"c", "metadata.name", "metadata.namespace", "spec.serviceAccountName", 1, 2, true, true, 3, 4, "WARN",
 		config.TLS{Method: config.TLSAuto, SecretName: "s", ClusterDomain: "k", ExtraDNSNames: []string{"a", "b"}, CALife: 5 * day, CertLife: 6 * day},
+		config.GC{Enabled: true, TerminatingOnNotReadyNode: true, Evicted: true, EvictedDelay: 8 * time.Second, GraceDelay: 9 * time.Second, Interval: time.Minute, DryRun: true},
 		"default-v4-ippool", "172.20.0.0/16", "172.20.0.1", []string{"172.20.0.10-172.20.0.20", "172.20.0.30"}, false},
 		[]any{have.Name, have.PodName, have.PodNamespace, have.ServiceAccount, have.HealthPort, have.WebhookPort, have.EnabledMetric, have.EnabledDebugMetric,
-			have.MetricPort, have.GopsPort, have.LogLevel.String(), have.TLS, have.DefaultPools[0].Name, have.DefaultPools[0].Subnet, have.DefaultPools[0].Gateway,
+			have.MetricPort, have.GopsPort, have.LogLevel.String(), have.TLS, have.GC, have.DefaultPools[0].Name, have.DefaultPools[0].Subnet, have.DefaultPools[0].Gateway,
 			ranges, have.DefaultPools[1].Wanted()}); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}

@@ -269,6 +269,11 @@ func TestControllerValues(t *testing.T) {
 		webhook = "ValidatingWebhookConfiguration/spiderpool-controller"
 		secret  = "spiderpool-controller-server-certs"
 	)
+	var collection string
+	for _, name := range []string{"IP_ENABLED", "STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED",
+		"ADDITIONAL_GRACE_DELAY", "EVICTED_POD_IP_ENABLED", "EVICTED_POD_IP_DELAY", "DEFAULT_INTERVAL_DURATION", "DRY_RUN"} {
+		collection = strings.TrimPrefix(collection+" "+env("SPIDERPOOL_GC_"+name), " ")
+	}
 	for _, tt := range []struct{ set, object, path, want string }{
 		{c + "name=x", "Deployment/x", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "x x"},
 		{c + "name=x", "Service/x", `{.spec.selector.app\.kubernetes\.io/component}`, "x"},
@@ -357,6 +362,16 @@ func TestControllerValues(t *testing.T) {
 		{manager + "," + c + "tls.certmanager.certValidityDuration=2," + c + "tls.certmanager.issuerName=i," + c + "tls.certmanager.extraDnsNames={a}," + c + "tls.certmanager.extraIPAddresses={10.0.0.1}",
 			"Certificate/spiderpool-controller", "{.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[4]} {.spec.ipAddresses}", `48h i a ["10.0.0.1"]`},
 
+		{"", deployment, collection, "true true true 0 true 0 600 false"},
+		{"feature.gc.enabled=false,feature.gc.dryRun=true", deployment, collection, "false true true 0 true 0 600 true"},
+		{"feature.gc.GcDeletingTimeOutPod.enabled=false,feature.gc.GcDeletingTimeOutPod.delay=1000000", deployment, collection, "true false false 1000000 true 0 600 false"},
+		{"feature.gc.GcEvictedPodPod.enabled=false,feature.gc.GcEvictedPodPod.delay=7", deployment, collection, "true true true 0 false 7 600 false"},
+		{"ipam.gc.enabled=false,ipam.gc.dryRun=true,ipam.gc.gcAll.intervalInSecond=9", deployment, collection, "false true true 0 true 0 9 true"},
+		{"ipam.gc.statelessPod.zombieOnReadyNode=false", deployment, collection, "true false true 0 true 0 600 false"},
+		{"feature.gc.GcDeletingTimeOutPod.enabled=false,ipam.gc.statelessPod.zombieOnReadyNode=true", deployment, collection, "true true false 0 true 0 600 false"},
+		{"feature.gc.GcDeletingTimeOutPod.delay=5,ipam.gc.gcDeletingTimeOutPodDelay=0", deployment, collection, "true true true 0 true 0 600 false"},
+		{"ipam.gc.enabled=null,ipam.gc.gcAll=null,ipam.gc.statelessPod=null,feature.gc.enabled=false", deployment, collection, "false true true 0 true 0 600 false"},
+
 		{"", deployment, env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME") + env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_NAME"), ""},
 		{"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200},clusterDefaultPool.ipv4Gateway=172.20.0.1", deployment,
 			env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_SUBNET") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGES") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_GATEWAY"),
@@ -441,7 +456,7 @@ func TestWhatIsRendered(t *testing.T) {
 		{"--set=spiderpoolController.tls.method=certmanager", []string{account, quota, "Certificate/spiderpool-controller", "Certificate/spiderpool-controller-ca", "Issuer/spiderpool-controller", "Issuer/spiderpool-controller-self-signed"}},
 		{"--set=spiderpoolController.tls.method=certmanager,spiderpoolController.tls.certmanager.issuerName=i", []string{account, quota, "Certificate/spiderpool-controller"}},
 		{"--set=spiderpoolController.podDisruptionBudget.enabled=true", []string{account, quota, "PodDisruptionBudget/spiderpool-controller"}},
-		{"--set=ipam=null,feature.gc=null,global.cniBinHostPath=null,spiderpoolAgent.httpPort=null,spiderpoolAgent.nodeSelector=null", []string{account, quota}},
+		{"--set=ipam=null,global.cniBinHostPath=null,spiderpoolAgent.httpPort=null,spiderpoolAgent.nodeSelector=null", []string{account, quota}},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			got, err := template(t, strings.Fields(tt.args)...)
@@ -512,6 +527,8 @@ func TestRefusedValues(t *testing.T) {
 		{"global.ipamUNIXSocketHostPath=/opt/a.sock", "/global/ipamUNIXSocketHostPath"},
 		{"feature.gc.GcEvictedPod.enabled=true", "GcEvictedPod"},
 		{"ipam.gc.gcall.intervalInSecond=1", "gcall"},
+		{"ipam.gc.gcAll.intervalInSecond=0", "/ipam/gc/gcAll/intervalInSecond"},
+		{"feature.gc.GcEvictedPodPod.delay=-1", "/feature/gc/GcEvictedPodPod/delay"},
 		{"clusterDefaultPool.ipv4Ranges={a}", "ipv4Ranges"},
 		{"spiderpoolAgent.nodeSelectr.a=b", "nodeSelectr"},
 		{"spiderpoolAgent.image.tags=v1", "tags"},
@@ -616,8 +633,7 @@ func TestChartOfCharts(t *testing.T) {
 // TestNotes: what is known and not served is told, by name and without its value, and nothing else is.
 func TestNotes(t *testing.T) {
 	const (
-		idle       = "These values are known and have no effect in this version:"
-		collection = "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
+		idle = "These values are known and have no effect in this version:"
 	)
 	for _, tt := range []struct {
 		set  string
@@ -634,9 +650,10 @@ func TestNotes(t *testing.T) {
 			"  spiderpoolController.cliPort: spiderpoolctl asks the Kubernetes API",
 			"  spiderpoolController.prometheus.prometheusRule: no alerts are brought yet",
 		}},
-		{"spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  feature.gc: " + collection, "  spiderpoolInit: the controller makes the default pools"}},
-		{"ipam.gc.enabled=true,ipam.spiderSubnet.autoPool.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
-			idle, "  ipam.enableCleanOutdatedEndpoint: a SpiderEndpoint goes with its pod", "  ipam.gc: " + collection,
+		{"spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  spiderpoolInit: the controller makes the default pools"}},
+		{"ipam.gc.enabled=true,ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs=true,ipam.spiderSubnet.autoPool.enable=true,ipam.enableCleanOutdatedEndpoint=true", []string{
+			idle, "  ipam.enableCleanOutdatedEndpoint: a SpiderEndpoint goes with its pod",
+			"  ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs: a pod that runs keeps its addresses, whatever its status says",
 			"  ipam.spiderSubnet.autoPool: no pools are made for applications yet",
 		}},
 		{"global.clusterDnsDomain=x,spiderpoolAgent.prometheus.prometheusRule.install=true,spiderpoolAgent.prometheus.enabledDebugMetric=true", []string{
@@ -697,6 +714,25 @@ func TestAgentRole(t *testing.T) {
 		"kubevirt.io/virtualmachines": "get", "kubevirt.io/virtualmachineinstances": "get",
 	}
 	if diff := cmp.Diff(want, rights(t, got["ClusterRole/spiderpool-agent"])); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestControllerRole: no more than it does.
+func TestControllerRole(t *testing.T) {
+	got, err := template(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ours = "spiderpool.spidernet.io/"
+	want := map[string]string{
+		"/pods": "get list watch", "/nodes": "get list watch", "/events": "create patch",
+		ours + "spiderippools": "get list watch create patch", ours + "spiderippools/status": "update", ours + "spidersubnets": "get list watch create patch",
+		ours + "spiderreservedips": "list watch patch", ours + "spiderips": "get list watch patch delete", ours + "spiderendpoints": "get list delete",
+		"apps/statefulsets": "get", "kubevirt.io/virtualmachines": "get", "kubevirt.io/virtualmachineinstances": "get",
+		"admissionregistration.k8s.io/mutatingwebhookconfigurations": "get list watch update", "admissionregistration.k8s.io/validatingwebhookconfigurations": "get list watch update",
+	}
+	if diff := cmp.Diff(want, rights(t, got["ClusterRole/spiderpool-controller"])); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

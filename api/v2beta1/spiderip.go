@@ -46,7 +46,8 @@ const (
 	// IPUsePod means that the pod named has the address.
 	IPUsePod IPUse = "Pod"
 	// IPUseKept means that the address is fixed and nobody bears it: the pod named was the last, its container is gone, and
-	// the owner's next pod of that name gets it. Only the agent of the node that proved this writes it.
+	// the owner's next pod of that name gets it. Only the agent of the node that proved this writes it, and the controller for
+	// a node that was deleted.
 	IPUseKept IPUse = "Kept"
 	// IPUseQuarantine means that somebody may bear the address though no pod has it: the pod named is gone and nothing proves
 	// that its container is, or a host that is no pod answered for the address (Conflict). It may be taken over only after a

@@ -92,7 +92,7 @@ func (l *leader) once(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	if err := controller.Setup(mgr, controller.Options{
 		Live: l.clients.Live, Watch: l.clients.Watch, Events: l.events, Metrics: registry, DebugMetrics: l.env.EnabledDebugMetric,
-		FixedAddresses: l.fixed, Log: l.log,
+		FixedAddresses: l.fixed, GC: l.env.GC, Log: l.log,
 	}); err != nil {
 		return fmt.Errorf("prepare the leader: %w", err)
 	}

@@ -77,9 +77,6 @@ type GC struct {
 	// ..._ON_NOT_READY_NODE_ENABLED, default true) take back addresses of pods that stay Terminating beyond their grace
 	// period, on nodes that are ready and on such that are not.
 	TerminatingOnReadyNode, TerminatingOnNotReadyNode bool
-	// RunningWithoutIPs (SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS, default false) takes back
-	// addresses of running pods whose status names no address.
-	RunningWithoutIPs bool
 	// Evicted (SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED, default true) takes back addresses of evicted pods, EvictedDelay
 	// (SPIDERPOOL_GC_EVICTED_POD_IP_DELAY, whole seconds, default 0) after the eviction was seen.
 	Evicted      bool
@@ -89,6 +86,8 @@ type GC struct {
 	// Interval (SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION, whole seconds, at least 1, default 600) lies between two looks at
 	// every address.
 	Interval time.Duration
+	// DryRun (SPIDERPOOL_GC_DRY_RUN, default false) logs and counts what would be taken back, and writes nothing.
+	DryRun bool
 }
 
 // Leader is the timing of the leader's lease, as client-go's leader election wants it: LeaseDuration above RenewDeadline,
@@ -161,11 +160,11 @@ func (c *Controller) variables() []variable {
 		{"SPIDERPOOL_GC_IP_ENABLED", "true", into(&c.GC.Enabled, boolean)},
 		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "true", into(&c.GC.TerminatingOnReadyNode, boolean)},
 		{"SPIDERPOOL_GC_STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED", "true", into(&c.GC.TerminatingOnNotReadyNode, boolean)},
-		{"SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS", "false", into(&c.GC.RunningWithoutIPs, boolean)},
 		{"SPIDERPOOL_GC_EVICTED_POD_IP_ENABLED", "true", into(&c.GC.Evicted, boolean)},
 		{"SPIDERPOOL_GC_EVICTED_POD_IP_DELAY", "0", into(&c.GC.EvictedDelay, seconds(0))},
 		{"SPIDERPOOL_GC_ADDITIONAL_GRACE_DELAY", "0", into(&c.GC.GraceDelay, seconds(0))},
 		{"SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION", "600", into(&c.GC.Interval, seconds(1))},
+		{"SPIDERPOOL_GC_DRY_RUN", "false", into(&c.GC.DryRun, boolean)},
 		{"SPIDERPOOL_LEADER_DURATION", "15", into(&c.Leader.LeaseDuration, seconds(1))},
 		{"SPIDERPOOL_LEADER_RENEW_DEADLINE", "10", into(&c.Leader.RenewDeadline, seconds(1))},
 		{"SPIDERPOOL_LEADER_RETRY_PERIOD", "2", into(&c.Leader.RetryPeriod, seconds(1))},
@@ -201,6 +200,8 @@ var withoutEffect = map[string][]string{
 	"the version is part of the program":                                              {"GIT_COMMIT_VERSION", "GIT_COMMIT_TIME", "VERSION"},
 	"the agent is woken when an automatic pool is there": {
 		"SPIDERPOOL_WAIT_SUBNET_POOL_TIME_IN_SECOND", "SPIDERPOOL_WAIT_SUBNET_POOL_MAX_RETRIES"},
+	"a pod that runs keeps its addresses, whatever its status says": {
+		"SPIDERPOOL_GC_ENABLE_STATELESS_RUNNING_POD_ON_EMPTY_POD_STATUS_IPS"},
 	"every address is looked at when its own time has come": {
 		"SPIDERPOOL_GC_TRACE_POD_GAP_DURATION", "SPIDERPOOL_GC_SIGNAL_TIMEOUT_DURATION"},
 	"the number of workers follows from the work": {

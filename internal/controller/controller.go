@@ -4,6 +4,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 )
@@ -44,10 +46,12 @@ type Options struct {
 	DebugMetrics bool
 	// FixedAddresses says which pods have fixed addresses.
 	FixedAddresses fixed.Rules
-	Log            *slog.Logger
+	// GC says which addresses are collected.
+	GC  config.GC
+	Log *slog.Logger
 
-	// keptScan and keptSettled are set by tests in place of the constants.
-	keptScan, keptSettled time.Duration
+	// These are set by tests in place of the constants.
+	keptScan, keptSettled, collectGather time.Duration
 }
 
 const (
@@ -86,17 +90,25 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("make the controller of pools: %w", err)
 	}
-	if err := c.Watch(&sources{append(s.sources(watches), &heldSource{watching, s.usage}), s.inventory.complete}); err != nil {
+	if err := c.Watch(&sources{append(s.sources(watches), &heldSource{watching, s.usage, s.inventory.changed}), s.inventory.complete}); err != nil {
 		return fmt.Errorf("register the watches: %w", err)
 	}
-	kept, err := newKeptAddresses(o, watches, s.usage)
-	if err == nil {
-		err = mgr.Add(kept)
-	}
-	if err != nil {
-		return fmt.Errorf("register the release of kept addresses: %w", err)
+	if err := addCollection(mgr, watches, watching, o, s.usage, s.inventory); err != nil {
+		return fmt.Errorf("register the collection of addresses: %w", err)
 	}
 	return errors.Join(addSubnets(mgr, watches, o), addReservations(mgr, watches, o))
+}
+
+// addCollection registers what collects addresses, unless that is switched off; then it needs no watch of pods.
+func addCollection(mgr manager.Manager, watches cache.Cache, watching client.WithWatch, o Options, u *usage, i *inventory) error {
+	o.keptScan, o.keptSettled = cmp.Or(o.keptScan, keptScan), cmp.Or(o.keptSettled, keptSettled)
+	o.collectGather = cmp.Or(o.collectGather, collectGather)
+	a, err := newActor(o, watches)
+	if err != nil || !o.GC.Enabled {
+		return err
+	}
+	c := newCollection(a, watching, u, i)
+	return errors.Join(mgr.Add(newKeptAddresses(a, u)), mgr.Add(c.pods), mgr.Add(c), mgr.Add(endpoints{c}))
 }
 
 // retries is the pause after a look that failed.

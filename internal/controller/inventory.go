@@ -23,7 +23,10 @@ type inventory struct {
 	// unions are of reserved and nodes, unless stale.
 	allReserved, allNodes addr.Set
 	stale                 bool
-	whole                 bool // that all watches have brought their first list
+	// states are of the nodes, by name. changed wakes the collection: also of what others bring.
+	states  map[string]nodeState
+	changed signal
+	synced  chan struct{} // closed when all watches have brought their first list
 }
 
 // outline is what can be read of a pool, also of a malformed one.
@@ -36,7 +39,8 @@ type outline struct {
 }
 
 func newInventory() *inventory {
-	return &inventory{pools: map[string]outline{}, reserved: map[string]addr.Set{}, nodes: map[string]addr.Set{}, subnets: map[string]struct{}{}}
+	return &inventory{pools: map[string]outline{}, reserved: map[string]addr.Set{}, nodes: map[string]addr.Set{}, subnets: map[string]struct{}{},
+		states: map[string]nodeState{}, changed: newSignal(), synced: make(chan struct{})}
 }
 
 // setPool takes a pool.
@@ -65,7 +69,7 @@ func (i *inventory) setReserved(o *v2beta1.SpiderReservedIP) []string {
 	return i.replace(i.reserved, o.Name, pool.Reservation(o))
 }
 
-// setNode takes the addresses of a node, and returns the pools that a change cuts.
+// setNode takes a node, and returns the pools that a change cuts.
 func (i *inventory) setNode(o *corev1.Node) []string {
 	var set addr.Set
 	for _, a := range o.Status.Addresses {
@@ -73,12 +77,47 @@ func (i *inventory) setNode(o *corev1.Node) []string {
 			set = set.With(parsed)
 		}
 	}
+	i.setState(o.Name, stateOfNode(o))
 	return i.replace(i.nodes, o.Name, set)
+}
+
+// setState takes whether a node is ready; nodeDeleted takes it out.
+func (i *inventory) setState(name string, s nodeState) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.states[name] == s {
+		return
+	}
+	i.states[name] = s
+	if s == nodeDeleted {
+		delete(i.states, name)
+	}
+	i.changed.raise()
+}
+
+// nodeStates are those of all nodes that there are.
+type nodeStates map[string]nodeState
+
+// of is the state of a node.
+func (s nodeStates) of(name string) nodeState {
+	if state, ok := s[name]; ok {
+		return state
+	}
+	return nodeDeleted
+}
+
+func (i *inventory) nodeStates() nodeStates {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return maps.Clone(i.states)
 }
 
 func (i *inventory) dropReserved(name string) []string { return i.drop(i.reserved, name) }
 
-func (i *inventory) dropNode(name string) []string { return i.drop(i.nodes, name) }
+func (i *inventory) dropNode(name string) []string {
+	i.setState(name, nodeDeleted)
+	return i.drop(i.nodes, name)
+}
 
 func (i *inventory) drop(sets map[string]addr.Set, name string) []string {
 	cut := i.replace(sets, name, addr.Set{})
@@ -152,7 +191,18 @@ func (i *inventory) dropSubnet(name string) {
 func (i *inventory) complete() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.whole = true
+	if !i.whole() {
+		close(i.synced)
+	}
+}
+
+func (i *inventory) whole() bool {
+	select {
+	case <-i.synced:
+		return true
+	default:
+		return false
+	}
 }
 
 // snapshot is what there is now: pools by name, the number of subnets, and what is
@@ -161,7 +211,7 @@ func (i *inventory) snapshot() (pools map[string]outline, subnets int, kept addr
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	reserved, nodes := i.unions()
-	return maps.Clone(i.pools), len(i.subnets), reserved.Union(nodes), i.whole
+	return maps.Clone(i.pools), len(i.subnets), reserved.Union(nodes), i.whole()
 }
 
 // drains reports whether an address held in the name of the pool is one that it

@@ -168,7 +168,7 @@ func drains(o *v2beta1.SpiderIPPool, draining addr.Set, held []Entry) metav1.Con
 		"`kubectl get spiderips --field-selector spec.pool=%s` shows", draining.Count(), first, o.Name)
 	kept := 0
 	for _, e := range held {
-		if e.Kept != nil && draining.Contains(e.Address) {
+		if e.Use == v2beta1.IPUseKept && draining.Contains(e.Address) {
 			kept++
 		}
 	}

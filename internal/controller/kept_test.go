@@ -7,12 +7,14 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +32,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/fixed"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
@@ -50,7 +53,7 @@ func ownerOf(apiVersion, kind, pod string) v2beta1.IPOwner {
 // keptEntryOf is an entry that is kept after a pod of a StatefulSet.
 func keptEntryOf(address, pod string) Entry {
 	e, _ := entryOf(keptIn("a", address, pod, ownerOf("apps/v1", "StatefulSet", pod)))
-	return e.Entry
+	return e
 }
 
 // keptIn is an entry that is kept after a pod, for an owner.
@@ -61,8 +64,8 @@ func keptIn(pool, address, pod string, owner v2beta1.IPOwner) *v2beta1.SpiderIP 
 	return ip
 }
 
-// TestDecide is the table of decide.
-func TestDecide(t *testing.T) {
+// TestDecideKept is the table of decideKept.
+func TestDecideKept(t *testing.T) {
 	set, kruise := ownerOf("apps/v1", "StatefulSet", "web-1"), ownerOf("apps.kruise.io/v1beta1", "StatefulSet", "web-1")
 	vm := ownerOf("kubevirt.io/v1", "VirtualMachine", "web")
 	object := func(replicas int64, changes ...func(*unstructured.Unstructured)) findings {
@@ -73,7 +76,7 @@ func TestDecide(t *testing.T) {
 		return findings{ownerRead: true, owner: o}
 	}
 	going := func(o *unstructured.Unstructured) { now := metav1.Now(); o.SetDeletionTimestamp(&now) }
-	with := func(f findings, pod *corev1.Pod) findings { f.pod = pod; return f }
+	with := func(f findings, pod *corev1.Pod) findings { f.next = pod; return f }
 	next := func(changes ...func(*corev1.Pod)) *corev1.Pod {
 		p := nextPod("web-1", set)
 		p.UID, p.Status.Phase = "next", corev1.PodRunning
@@ -130,35 +133,32 @@ func TestDecide(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e, ok := entryOf(keptIn("a", "10.6.0.10", "web-1", tt.owner))
-			if !ok || e.Kept == nil {
+			if !ok || e.Use != v2beta1.IPUseKept {
 				t.Fatal("the entry is not kept")
 			}
-			e.Kept.Borne = tt.borne
-			got := decide(e.Entry, tt.found, tt.rules)
-			if got.release != tt.release || !strings.Contains(got.why, tt.why) || (got.why == "") != (tt.why == "") {
+			e.Borne = tt.borne
+			got := decide(e, tt.found, tt.rules, collectAll)
+			if got.reason != tt.release || (got.do == release) != (tt.release != "") || !strings.Contains(got.why, tt.why) || (got.why == "") != (tt.why == "") {
 				t.Errorf("%+v, want %q: %s", got, tt.release, tt.why)
+			}
+			if off := decide(e, tt.found, tt.rules, config.GC{}); off != (verdict{}) {
+				t.Errorf("switched off: %+v", off)
 			}
 		})
 	}
 }
 
-// TestKeptEntry: what the watch brings and a list is cut down to are the same, and only of what is kept more is known.
-func TestKeptEntry(t *testing.T) {
+// TestTrimmedEntry: what the watch brings and a list is cut down to are the same.
+func TestTrimmedEntry(t *testing.T) {
 	for _, use := range []v2beta1.IPUse{"", v2beta1.IPUsePod, v2beta1.IPUseQuarantine, v2beta1.IPUseKept} {
 		ip := keptIn("a", "10.6.0.10", "web-0", ownerOf("apps/v1", "StatefulSet", "web-0"))
 		ip.Annotations = map[string]string{v2beta1.AnnotationBearers: "one", "other": "long"}
-		ip.Name, ip.UID, ip.ResourceVersion, ip.Spec.Use = "10.6.0.10", "u", "7", use
+		ip.Name, ip.UID, ip.ResourceVersion, ip.Spec.Use, ip.Spec.Conflict = "10.6.0.10", "u", "7", use, "02:00:5e:10:00:01"
 		whole, _ := entryOf(ip)
 		trimIP(ip)
 		trimmed, _ := entryOf(ip)
-		if isKept := use == v2beta1.IPUseKept; (whole.Kept != nil) != isKept || (ip.Spec.Owner != nil) != isKept {
-			t.Errorf("%q: %+v, and of the owner %+v stays", use, whole.Kept, ip.Spec.Owner)
-		}
-		if diff := cmp.Diff(whole.Kept, trimmed.Kept); diff != "" {
-			t.Error(diff)
-		}
-		if whole.Kept, trimmed.Kept = nil, nil; whole != trimmed {
-			t.Errorf("%+v, and of a list %+v", whole, trimmed)
+		if diff := cmp.Diff(whole, trimmed, cmpopts.EquateComparable(netip.Addr{})); diff != "" || ip.Annotations["other"] != "" || ip.Spec.ContainerID != "" {
+			t.Errorf("%+v (-want +got):\n%s", ip, diff)
 		}
 	}
 }
@@ -207,9 +207,11 @@ func newKeptTest(t *testing.T) *keptTest {
 	})
 	clients, err := apiclient.New(cfg)
 	if err == nil {
-		o := Options{Live: clients.Live, Events: k.events, Metrics: k.registry, FixedAddresses: keepAll, keptScan: time.Hour, keptSettled: time.Hour,
+		var a *actor
+		o := Options{Live: clients.Live, Events: k.events, Metrics: k.registry, FixedAddresses: keepAll, GC: collectAll, keptScan: time.Hour, keptSettled: time.Hour,
 			Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-		k.keptAddresses, err = newKeptAddresses(o, k.cluster, newUsage())
+		a, err = newActor(o, k.cluster)
+		k.keptAddresses = newKeptAddresses(a, newUsage())
 	}
 	if err == nil {
 		_, err = envtest.InstallCRDs(k.server.Config(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{
@@ -349,9 +351,9 @@ func (k *keptTest) counts() string {
 	l := &leader{registry: k.registry}
 	text := ""
 	for _, reason := range []string{reasonNotFixed, reasonOwnerGone, reasonNotWanted, reasonPodWithout} {
-		text += fmt.Sprintf("%s %v, ", reason, l.value(k.t, "spiderpool_controller_kept_released_total", "reason", reason))
+		text += fmt.Sprintf("%s %v, ", reason, max(0, l.value(k.t, "spiderpool_controller_collected_total", "reason", reason, "action", "release", "kind", "proof")))
 	}
-	return text + fmt.Sprintf("failed %v", l.value(k.t, "spiderpool_controller_kept_release_failed_total"))
+	return text + fmt.Sprintf("failed %v", l.value(k.t, "spiderpool_ip_gc_failure_counts"))
 }
 
 func (k *keptTest) equal(what string, got, want any) {
@@ -410,9 +412,8 @@ func TestKeptForNobody(t *testing.T) {
 		"GET namespaces/shop/spiderendpoints/gone-0", "GET namespaces/shop/spiderendpoints/off", "GET namespaces/shop/spiderendpoints/web-1",
 		"GET namespaces/shop/spiderendpoints/web-2", "GET namespaces/shop/spiderendpoints/web-9",
 
-		// Twice those that an endpoint shows: before they are freed, and before it is removed.
-		"GET spiderips/10.6.0.11", "GET spiderips/10.6.0.11", "GET spiderips/10.6.0.12", "GET spiderips/10.6.0.12", "GET spiderips/10.6.0.13", "GET spiderips/10.6.0.13",
-		"GET spiderips/10.6.0.17", "GET spiderips/10.6.0.19", "GET spiderips/10.6.0.19", "GET spiderips/10.6.0.20", "GET spiderips/10.6.0.22",
+		// Those that an endpoint shows, before it is removed.
+		"GET spiderips/10.6.0.11", "GET spiderips/10.6.0.12", "GET spiderips/10.6.0.13", "GET spiderips/10.6.0.19", "GET spiderips/10.6.0.20", "GET spiderips/10.6.0.22",
 	})
 	k.equal("held", k.held(), strings.Join([]string{
 		"10.6.0.10 Kept", "10.6.0.14 Kept", "10.6.0.15 Kept", "10.6.0.16 Kept", "10.6.0.18 Kept", "10.6.0.20 Pod", "10.6.0.21 Pod", "10.6.0.22 Pod",
@@ -448,7 +449,7 @@ func TestNothingKept(t *testing.T) {
 // TestKeptTakenOver: an entry that the next pod takes over between any two requests of a scan is that pod's, and so is its
 // endpoint; no failure is counted.
 func TestKeptTakenOver(t *testing.T) {
-	for _, when := range []string{"GET " + pathOfWeb, "GET /apis/spiderpool.spidernet.io/v2beta1/spiderips/10.6.0.11",
+	for _, when := range []string{"GET " + pathOfWeb,
 		"DELETE /apis/spiderpool.spidernet.io/v2beta1/spiderips/10.6.0.11"} {
 		t.Run(when, func(t *testing.T) {
 			k := newKeptTest(t)
@@ -560,7 +561,7 @@ func TestKeptPodRunsWithout(t *testing.T) {
 	k.equal("requests after it has settled", k.scanNow(), []string{
 		"DELETE spiderips/10.6.0.10", "DELETE spiderips/10.6.0.11",
 		"GET /api/v1/namespaces/shop/pods/web-0", "GET /api/v1/namespaces/shop/pods/web-1", "GET /api/v1/namespaces/shop/pods/web-2", ofOwner,
-		"GET namespaces/shop/spiderendpoints/web-0", "GET spiderips/10.6.0.10", "GET spiderips/10.6.0.11",
+		"GET namespaces/shop/spiderendpoints/web-0",
 	})
 	k.equal("held", k.held(), "10.6.0.12 Kept\n10.6.0.13 Kept")
 	k.equal("counts", k.counts(), "not_fixed 0, owner_gone 0, not_wanted 0, pod_without 2, failed 0")
@@ -588,7 +589,7 @@ func TestOnlyTheLeaderReleases(t *testing.T) {
 	l := leadAs(t, apiserver.ControllerConfig(t, k.server), func(m *manager.Options, o *Options) {
 		m.LeaderElection, m.LeaderElectionID, m.LeaderElectionNamespace = true, lease, "kube-system"
 		m.LeaseDuration, m.RenewDeadline, m.RetryPeriod = ptr.To(15*time.Second), ptr.To(10*time.Second), ptr.To(50*time.Millisecond)
-		o.keptScan = 10 * time.Millisecond
+		o.keptScan, o.GC = 10*time.Millisecond, collectAll
 	})
 	tries := func() (n int) {
 		l.requests.mu.Lock()
@@ -612,7 +613,7 @@ func TestOnlyTheLeaderReleases(t *testing.T) {
 		t.Error(e)
 	}
 	k.eventually("it is counted", func() bool {
-		return l.value(t, "spiderpool_controller_kept_released_total", "reason", reasonOwnerGone) == 1
+		return l.value(t, "spiderpool_controller_collected_total", "reason", reasonOwnerGone) == 1
 	})
 	l.stop()
 }

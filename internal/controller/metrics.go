@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
 	"github.com/spidernet-io/spiderpool/internal/pool"
 )
@@ -113,10 +114,10 @@ func (c *collector) count(outlines map[string]outline, reserved addr.Set) map[se
 		for _, e := range c.usage.in(name) {
 			n := of(series{name, pool.FamilyOf(e.Address)})
 			n.used++
-			if e.Quarantine {
+			if e.Use == v2beta1.IPUseQuarantine {
 				n.quarantined++
 			}
-			if e.Kept != nil {
+			if e.Use == v2beta1.IPUseKept {
 				n.kept++
 			}
 			if p.drains(e.Address) {

@@ -62,11 +62,9 @@ func TestMetrics(t *testing.T) {
 	}
 	l := c.lead()
 	c.eventually("the pools are judged", func() bool { return l.value(t, "spiderpool_pool_used_ips", "pool", "six") == 1 })
-	want := `controller_kept_release_failed_total 0
-controller_kept_released_total not_fixed 0
-controller_kept_released_total not_wanted 0
-controller_kept_released_total owner_gone 0
-controller_kept_released_total pod_without 0
+	want := `controller_collection_vetoes_total entry 0
+controller_collection_vetoes_total node 0
+controller_collection_vetoes_total pod 0
 debug_ippool_available_ip_counts 4 a 6
 debug_ippool_available_ip_counts 4 b 8
 debug_ippool_available_ip_counts 4 gone 0
@@ -75,6 +73,8 @@ debug_ippool_total_ip_counts 4 a 10
 debug_ippool_total_ip_counts 4 b 10
 debug_ippool_total_ip_counts 4 gone 0
 debug_ippool_total_ip_counts 6 six 1.8446744073709552e+19
+ip_gc_counts 0
+ip_gc_failure_counts 0
 pool_draining_ips 4 a 1
 pool_draining_ips 4 b 0
 pool_draining_ips 4 gone 0

@@ -1,10 +1,12 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
 	"sync"
+	"unique"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -13,36 +15,29 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/addr"
 )
 
-// Entry is what the status of a pool needs to know of a SpiderIP.
+// Entry is what the leader knows of a SpiderIP. There are as many as addresses in use, so it is small, and strings that many
+// have in common are there once.
 type Entry struct {
 	Address netip.Addr
-	// Pod is "namespace/name" of the holder, UID that of the pod.
-	Pod, UID   string
-	Quarantine bool
-	// Kept is set if no pod has the address and it is kept for the next one of an owner.
-	Kept *Kept
-}
-
-// Kept is what is known besides of an entry that is kept: most are not.
-type Kept struct {
-	Owner v2beta1.IPOwner
-	// UID and Version are those of the SpiderIP.
-	UID     types.UID
-	Version string
+	Pool    string
+	// Pod is "namespace/name" of the holder, or of the last one; UID is that pod's and Node its node.
+	Pod, UID, Node string
+	// Use is never empty. Conflict is set in quarantine, if a host that is no pod answered for the address.
+	Use      v2beta1.IPUse
+	Conflict bool
 	// Borne is set if a container of a virtual machine that moved may still bear the address.
 	Borne bool
-}
-
-// versioned is an entry, and the resourceVersion of its object.
-type versioned struct {
-	Entry
-	version string
+	// Owner is nil unless the address is fixed.
+	Owner *v2beta1.IPOwner
+	// Object and Version are the UID and the resourceVersion of the SpiderIP.
+	Object  types.UID
+	Version string
 }
 
 // usage is what is held in the name of each pool: what the watch of the SpiderIPs
 // brought, and what LISTs of single pools saw before the watch did. It is never
 // older than either. It is the store of a reflector, and keeps of 10,000 entries
-// two megabytes, where an informer would keep the objects twice.
+// three megabytes, where an informer would keep the objects twice.
 type usage struct {
 	// changed is told of a pool after each change that the watch brought. It is set
 	// before the watch begins.
@@ -55,7 +50,7 @@ type usage struct {
 
 // held is what is held in the name of one pool.
 type held struct {
-	entries map[netip.Addr]versioned
+	entries map[netip.Addr]Entry
 	// listed is the resourceVersion of the last LIST of this pool: what the watch
 	// brings and is older is in it.
 	listed string
@@ -77,7 +72,7 @@ func newUsage() *usage {
 func (u *usage) of(pool string) *held {
 	h, ok := u.pools[pool]
 	if !ok {
-		h = &held{entries: map[netip.Addr]versioned{}}
+		h = &held{entries: map[netip.Addr]Entry{}}
 		u.pools[pool] = h
 	}
 	return h
@@ -85,16 +80,19 @@ func (u *usage) of(pool string) *held {
 
 // entryOf is not ok for an object that names no address, which the definition of
 // the kind does not let in.
-func entryOf(ip *v2beta1.SpiderIP) (versioned, bool) {
+func entryOf(ip *v2beta1.SpiderIP) (e Entry, ok bool) {
 	a, err := addr.ParseAddr(ip.Spec.Address)
-	e := Entry{
-		Address: a, Pod: ip.Spec.Pod.Namespace + "/" + ip.Spec.Pod.Name, UID: ip.Spec.Pod.UID,
-		Quarantine: ip.Spec.Use == v2beta1.IPUseQuarantine,
+	e = Entry{
+		Address: a, Pool: unique.Make(ip.Spec.Pool).Value(), Node: unique.Make(ip.Spec.Node).Value(),
+		Pod: ip.Spec.Pod.Namespace + "/" + ip.Spec.Pod.Name, UID: ip.Spec.Pod.UID,
+		Use: cmp.Or(ip.Spec.Use, v2beta1.IPUsePod), Conflict: ip.Spec.Conflict != "", Borne: ip.Annotations[v2beta1.AnnotationBearers] != "",
+		Object: ip.UID, Version: ip.ResourceVersion,
 	}
-	if ip.Spec.Use == v2beta1.IPUseKept && ip.Spec.Owner != nil {
-		e.Kept = &Kept{*ip.Spec.Owner, ip.UID, ip.ResourceVersion, ip.Annotations[v2beta1.AnnotationBearers] != ""}
+	if ip.Spec.Owner != nil {
+		owner := *ip.Spec.Owner
+		e.Owner = &owner
 	}
-	return versioned{e, ip.ResourceVersion}, err == nil
+	return e, err == nil
 }
 
 // newer reports whether a version is after another. Versions that do not compare
@@ -106,7 +104,7 @@ func newer(a, than string) bool {
 
 // Add takes an entry that the watch brought.
 func (u *usage) Add(o any) error {
-	u.take(o.(*v2beta1.SpiderIP), func(h *held, e versioned) {
+	u.take(o.(*v2beta1.SpiderIP), func(h *held, e Entry) {
 		h.entries[e.Address] = e
 		if h.listing != nil {
 			delete(h.listing.gone, e.Address)
@@ -120,24 +118,24 @@ func (u *usage) Update(o any) error { return u.Add(o) }
 
 // Delete takes that an entry went: its version is that of the deletion.
 func (u *usage) Delete(o any) error {
-	u.take(o.(*v2beta1.SpiderIP), func(h *held, e versioned) {
+	u.take(o.(*v2beta1.SpiderIP), func(h *held, e Entry) {
 		delete(h.entries, e.Address)
 		if h.listing != nil {
-			h.listing.gone[e.Address] = e.version
+			h.listing.gone[e.Address] = e.Version
 		}
 	})
 	return nil
 }
 
 // take makes a change that the watch brought, if no LIST of the pool has it already. change is called under the lock.
-func (u *usage) take(ip *v2beta1.SpiderIP, change func(*held, versioned)) {
+func (u *usage) take(ip *v2beta1.SpiderIP, change func(*held, Entry)) {
 	e, ok := entryOf(ip)
 	if !ok {
 		return
 	}
 	u.mu.Lock()
 	h := u.of(ip.Spec.Pool)
-	isNew := newer(e.version, h.listed)
+	isNew := newer(e.Version, h.listed)
 	if isNew {
 		change(h, e)
 	}
@@ -151,15 +149,15 @@ func (u *usage) take(ip *v2beta1.SpiderIP, change func(*held, versioned)) {
 // stays as it is.
 func (u *usage) Replace(list []any, version string) error {
 	u.mu.Lock()
-	all := map[string]map[netip.Addr]versioned{}
+	all := map[string]map[netip.Addr]Entry{}
 	for pool := range u.pools {
-		all[pool] = map[netip.Addr]versioned{}
+		all[pool] = map[netip.Addr]Entry{}
 	}
 	for _, o := range list {
 		ip := o.(*v2beta1.SpiderIP)
 		if e, ok := entryOf(ip); ok {
 			if all[ip.Spec.Pool] == nil {
-				all[ip.Spec.Pool] = map[netip.Addr]versioned{}
+				all[ip.Spec.Pool] = map[netip.Addr]Entry{}
 			}
 			all[ip.Spec.Pool][e.Address] = e
 		}
@@ -206,7 +204,7 @@ func (u *usage) refresh(ctx context.Context, pool string, list func(context.Cont
 	u.mu.Lock()
 	u.of(pool).listing = &listing{gone: map[netip.Addr]string{}}
 	u.mu.Unlock()
-	seen := map[netip.Addr]versioned{}
+	seen := map[netip.Addr]Entry{}
 	version, err := list(ctx, pool, func(ip *v2beta1.SpiderIP) {
 		if e, ok := entryOf(ip); ok {
 			seen[e.Address] = e
@@ -223,17 +221,17 @@ func (u *usage) refresh(ctx context.Context, pool string, list func(context.Cont
 }
 
 // merge takes what a LIST saw at a version, but for what is known to be newer.
-func (h *held) merge(seen map[netip.Addr]versioned, version string) {
+func (h *held) merge(seen map[netip.Addr]Entry, version string) {
 	if h.listing.replaced != "" && newer(h.listing.replaced, version) {
 		return
 	}
 	for a, e := range h.entries {
-		if newer(e.version, version) {
+		if newer(e.Version, version) {
 			seen[a] = e
 		}
 	}
 	for a, went := range h.listing.gone {
-		if e, ok := seen[a]; ok && newer(went, e.version) {
+		if e, ok := seen[a]; ok && newer(went, e.Version) {
 			delete(seen, a)
 		}
 	}
@@ -250,7 +248,7 @@ func (u *usage) in(pool string) []Entry {
 	}
 	out := make([]Entry, 0, len(h.entries))
 	for _, e := range h.entries {
-		out = append(out, e.Entry)
+		out = append(out, e)
 	}
 	slices.SortFunc(out, func(a, b Entry) int { return a.Address.Compare(b.Address) })
 	return out
@@ -258,16 +256,23 @@ func (u *usage) in(pool string) []Entry {
 
 // kept returns what no pod has and is kept, of all pools, in no order.
 func (u *usage) kept() (out []Entry) {
+	u.each(func(e Entry) {
+		if e.Use == v2beta1.IPUseKept && e.Owner != nil {
+			out = append(out, e)
+		}
+	})
+	return out
+}
+
+// each calls do with every entry, in no order and under the lock: do only looks.
+func (u *usage) each(do func(Entry)) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, h := range u.pools {
 		for _, e := range h.entries {
-			if e.Kept != nil {
-				out = append(out, e.Entry)
-			}
+			do(e)
 		}
 	}
-	return out
 }
 
 // names are those of all pools in whose name something is held.

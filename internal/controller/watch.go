@@ -83,14 +83,12 @@ func trimNode(o any) (any, error) {
 // trimIP keeps of a SpiderIP what an Entry says.
 func trimIP(ip *v2beta1.SpiderIP) {
 	trimmed := v2beta1.SpiderIP{
-		ObjectMeta: metav1.ObjectMeta{Name: ip.Name, ResourceVersion: ip.ResourceVersion},
-		Spec:       v2beta1.IPSpec{Address: ip.Spec.Address, Pool: ip.Spec.Pool, Pod: ip.Spec.Pod, Use: ip.Spec.Use},
+		ObjectMeta: metav1.ObjectMeta{Name: ip.Name, UID: ip.UID, ResourceVersion: ip.ResourceVersion},
+		Spec: v2beta1.IPSpec{Address: ip.Spec.Address, Pool: ip.Spec.Pool, Node: ip.Spec.Node, Pod: ip.Spec.Pod, Owner: ip.Spec.Owner,
+			Use: ip.Spec.Use, Conflict: ip.Spec.Conflict},
 	}
-	if ip.Spec.Use == v2beta1.IPUseKept {
-		trimmed.UID, trimmed.Spec.Owner = ip.UID, ip.Spec.Owner
-		if borne := ip.Annotations[v2beta1.AnnotationBearers]; borne != "" {
-			trimmed.Annotations = map[string]string{v2beta1.AnnotationBearers: borne}
-		}
+	if borne := ip.Annotations[v2beta1.AnnotationBearers]; borne != "" {
+		trimmed.Annotations = map[string]string{v2beta1.AnnotationBearers: borne}
 	}
 	*ip = trimmed
 }
@@ -123,13 +121,17 @@ func (l *listWatch) ListWithContext(ctx context.Context, o metav1.ListOptions) (
 
 // heldSource is the watch of the SpiderIPs as a source of a controller.
 type heldSource struct {
-	client client.WithWatch
-	usage  *usage
+	client  client.WithWatch
+	usage   *usage
+	changed signal
 }
 
 // Start begins to watch, until ctx ends.
 func (s *heldSource) Start(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	s.usage.changed = func(pool string) { enqueue(q, ofCounts, gather, pool) }
+	s.usage.changed = func(pool string) {
+		enqueue(q, ofCounts, gather, pool)
+		s.changed.raise()
+	}
 	lw := &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			var list v2beta1.SpiderIPList

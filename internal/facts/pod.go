@@ -95,10 +95,9 @@ func (w *Facts) PodOfAnyNode(ctx context.Context, namespace, name, uid string) (
 func (w *Facts) readPod(ctx context.Context, key client.ObjectKey, uid string) (*corev1.Pod, error) {
 	p := &corev1.Pod{}
 	err := w.live.Get(ctx, key, p)
-	static := uid != "" && len(uid) != uidLength
 	other := err == nil && uid != "" && !is(p, uid)
 	switch {
-	case static && (other || apierrors.IsNotFound(err)):
+	case IsStatic(uid) && (other || apierrors.IsNotFound(err)):
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoMirror)
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("pod %s: %w", key, ErrNoPod)
@@ -156,6 +155,9 @@ func (w *Facts) awaitPod(ctx context.Context, key client.ObjectKey, uid string) 
 	}
 	return nil
 }
+
+// IsStatic reports whether a UID, as the runtime gave it, is that of a static pod. That it has no object proves nothing.
+func IsStatic(uid string) bool { return uid != "" && len(uid) != uidLength }
 
 func is(p *corev1.Pod, uid string) bool {
 	return string(p.UID) == uid || p.Annotations[corev1.MirrorPodAnnotationKey] == uid

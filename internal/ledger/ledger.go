@@ -6,6 +6,7 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -84,17 +86,52 @@ func (l *Ledger) Update(ctx context.Context, ip *v2beta1.SpiderIP) error {
 // error. Errors: ErrLost (it is now something else: leave it), ErrUnknown, or
 // a refusal after which nothing was deleted.
 func (l *Ledger) Release(ctx context.Context, ip *v2beta1.SpiderIP) error {
+	if err := l.remove(ctx, ip); !errors.Is(err, errGone) {
+		return err
+	}
+	return nil
+}
+
+// Collect is Release for who is not the holder: an entry that is gone is
+// ErrLost, for it was freed by somebody else. Of ip only name, UID,
+// resourceVersion and address are asked.
+func (l *Ledger) Collect(ctx context.Context, ip *v2beta1.SpiderIP) error { return l.remove(ctx, ip) }
+
+// errGone is ErrLost of an entry that is gone.
+var errGone = fmt.Errorf("%w: it is gone", ErrLost)
+
+func (l *Ledger) remove(ctx context.Context, ip *v2beta1.SpiderIP) error {
 	err := over(ctx)
 	if err == nil {
 		err = l.client.Delete(ctx, ip, client.Preconditions{UID: &ip.UID, ResourceVersion: &ip.ResourceVersion})
 	}
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil
+		return fmt.Errorf("%s: %w", ip.Spec.Address, errGone)
 	case apierrors.IsConflict(err):
 		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrLost)
 	}
 	return outcome("release", ip, err)
+}
+
+// Mark writes use and reason, and nothing else, if ip is still what was read;
+// of it only name, UID, resourceVersion and address are asked. Errors as of
+// Update.
+func (l *Ledger) Mark(ctx context.Context, ip *v2beta1.SpiderIP, use v2beta1.IPUse, reason string) error {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": ip.UID, "resourceVersion": ip.ResourceVersion, "annotations": map[string]string{v2beta1.AnnotationWritten: rand.String(8)}},
+		"spec":     map[string]any{"use": use, "reason": reason},
+	})
+	if err == nil {
+		err = over(ctx)
+	}
+	if err == nil {
+		err = l.client.Patch(ctx, ip, client.RawPatch(types.MergePatchType, patch))
+	}
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return fmt.Errorf("%s: %w", ip.Spec.Address, ErrLost)
+	}
+	return outcome("mark", ip, err)
 }
 
 // Get reads the entry of an address; nil if nobody holds it.

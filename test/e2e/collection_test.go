@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 )
 
@@ -67,7 +65,7 @@ func TestNodesLost(t *testing.T) {
 		t.Errorf("first has %v, want %s", got, silent)
 	}
 	t.Logf("%s was given to another pod %s after it was put in quarantine", silent, time.Since(began).Round(100*time.Millisecond))
-	second := s.asking("second", s.v4, "", at("node1"))
+	s.asking("second", s.v4, "", at("node1"))
 	s.refused("second", "IPAllocationFailed", "all IP addresses used out", "in quarantine: ")
 	if text, err := s.Kubectl(t.Context(), "-n", s.namespace, "exec", "first", "--", "ping", "-c", "3", "-W", "2", living); err != nil {
 		t.Errorf("%s does not answer any more, and it should live: %v\n%s", living, err, text)
@@ -85,7 +83,4 @@ func TestNodesLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.agree(2, 2)
-	for _, p := range []*corev1.Pod{second, {ObjectMeta: second.ObjectMeta}} {
-		p.Namespace = s.namespace
-	}
 }

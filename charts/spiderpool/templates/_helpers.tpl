@@ -90,6 +90,25 @@ auto
 {{- end }}
 {{- end -}}
 
+{{- /* What is collected, as variables of the controller's environment: what stands under "ipam" wins. */ -}}
+{{- define "spiderpool.collectionEnv" -}}
+{{- $gc := .Values.feature.gc -}}
+{{- $ipam := default dict (default dict .Values.ipam).gc -}}
+{{- $pods := default dict $ipam.statelessPod -}}
+{{- range $name, $values := dict
+  "IP_ENABLED" (list $ipam.enabled $gc.enabled)
+  "DRY_RUN" (list $ipam.dryRun $gc.dryRun)
+  "STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED" (list $pods.zombieOnReadyNode $gc.GcDeletingTimeOutPod.enabled)
+  "STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED" (list $pods.zombieOnNotReadyNode $gc.GcDeletingTimeOutPod.enabled)
+  "ADDITIONAL_GRACE_DELAY" (list $ipam.gcDeletingTimeOutPodDelay $gc.GcDeletingTimeOutPod.delay)
+  "EVICTED_POD_IP_ENABLED" (list $gc.GcEvictedPodPod.enabled)
+  "EVICTED_POD_IP_DELAY" (list $gc.GcEvictedPodPod.delay)
+  "DEFAULT_INTERVAL_DURATION" (list (default dict $ipam.gcAll).intervalInSecond 600) }}
+- name: SPIDERPOOL_GC_{{ $name }}
+  value: {{ kindIs "invalid" (first $values) | ternary (last $values) (first $values) | toJson | quote }}
+{{- end }}
+{{- end -}}
+
 {{- /* Annotations of an object: its own over the common ones. Call: (list $ own) */ -}}
 {{- define "spiderpool.annotations" -}}
 {{- $common := deepCopy (default dict (index . 0).Values.global.commonAnnotations) -}}
@@ -165,9 +184,8 @@ capabilities:
 {{- /* A line for each value that is known from existing installations, is set, and is not served yet. */ -}}
 {{- define "spiderpool.noEffect" -}}
 {{- range $path, $why := dict
-  "feature.gc" "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
   "ipam.enableCleanOutdatedEndpoint" "a SpiderEndpoint goes with its pod"
-  "ipam.gc" "an agent frees the addresses of its own node; nothing collects those of a lost node yet"
+  "ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs" "a pod that runs keeps its addresses, whatever its status says"
   "ipam.spiderSubnet.autoPool" "no pools are made for applications yet"
   "spiderpoolAgent.prometheus.enabledDebugMetric" "there are no metrics of single pools yet"
   "spiderpoolAgent.prometheus.prometheusRule" "no alerts are brought yet"

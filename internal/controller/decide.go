@@ -1,0 +1,278 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/config"
+	"github.com/spidernet-io/spiderpool/internal/fixed"
+)
+
+// Durations of the collection, beside those that are configured.
+const (
+	// agentTime is how long the agent of a ready node has to free an address by itself. It needs a second after a DEL, and
+	// two looks 20 s apart without one; the rest is for an agent that is being replaced.
+	agentTime = time.Minute
+	// conflictTime is how long an address is given to nobody after a host that is no pod has answered for it.
+	conflictTime = 10 * time.Minute
+)
+
+// Why an address is collected, as the metrics say it.
+const (
+	reasonNotFixed       = "not_fixed"
+	reasonOwnerGone      = "owner_gone"
+	reasonNotWanted      = "not_wanted"
+	reasonPodWithout     = "pod_without"
+	reasonNodeDeleted    = "node_deleted"
+	reasonPodGone        = "pod_gone"
+	reasonPodFinished    = "pod_finished"
+	reasonPodEvicted     = "pod_evicted"
+	reasonPodTerminating = "pod_terminating"
+	reasonQuarantineOver = "quarantine_over"
+)
+
+// podState is what is known of the pod that an entry names.
+type podState int
+
+const (
+	podUnknown podState = iota
+	podLiving
+	podTerminating
+	podFinished // Succeeded or Failed
+	podEvicted  // Failed because the kubelet evicted it
+	podGone     // there is none of the name, or one of another UID
+	podNoMirror // the same of a static pod: its container needs no object
+)
+
+// nodeState is what is known of the node of an entry.
+type nodeState int
+
+const (
+	nodeUnknown nodeState = iota
+	nodeReady
+	nodeNotReady
+	nodeDeleted // there is no such Node
+)
+
+// findings are what is known about an entry. What is missing proves nothing.
+type findings struct {
+	pod  podState
+	node nodeState
+	// grace is how long a pod that is terminating may take.
+	grace time.Duration
+	// seen is since when this process sees the entry, the state of its pod and whether there is its node, as they are.
+	seen time.Duration
+	// ready is since when the node is seen ready.
+	ready time.Duration
+
+	// Of an address that is kept: ownerRead says that the owner was read; owner is nil if it does not exist.
+	ownerRead bool
+	owner     *unstructured.Unstructured
+	// next is the pod that has the name now; nil if there is none, or it was not read.
+	next *corev1.Pod
+}
+
+// action is what is done about an entry.
+type action string
+
+const (
+	keep       action = ""
+	again      action = "again" // keep it, and look again after a while
+	release    action = "release"
+	quarantine action = "quarantine"
+	keepOn     action = "keep" // write it to be kept for the next pod of its owner
+)
+
+// verdict says what becomes of an entry.
+type verdict struct {
+	do action
+	// reason is for metrics, why in words.
+	reason, why string
+	// after is how long to wait before the next look, of again.
+	after time.Duration
+}
+
+// proof reports whether the container is known to be silent; what is done without that follows a policy.
+func (v verdict) proof() bool {
+	switch v.reason {
+	case reasonNotFixed, reasonOwnerGone, reasonNotWanted, reasonPodWithout: // its agent wrote it to be kept
+		return true
+	}
+	return false
+}
+
+// decide says what becomes of an address that an agent has not freed, by the first row that fits. A row that waits is "again"
+// until it has waited; "all" are gone, finished, evicted, terminating, and static without a mirror.
+//
+//	use              | pod                  | node         | and                      | then
+//	-----------------+----------------------+--------------+--------------------------+--------------------------------------
+//	any              | any                  | any          | GC_IP_ENABLED is false   | keep
+//	Kept             |                      |              |                          | see decideKept
+//	Quarantine       | any                  | any          | a host answered for it   | wait conflictTime: release,
+//	                 |                      |              |                          |   quarantine_over
+//	Pod, Quarantine  | living, not known    | any          |                          | keep
+//	Pod, Quarantine  | any                  | not known    |                          | keep
+//	Pod, Quarantine  | evicted              | any          | GC_EVICTED_... is false  | keep
+//	Pod, Quarantine  | terminating          | ready        | ..._ON_READY_... is      | keep
+//	                 |                      |              |   false                  |
+//	Pod, Quarantine  | terminating          | not ready,   | ..._ON_NOT_READY_... is  | keep
+//	                 |                      |   deleted    |   false                  |
+//	Quarantine       | all                  | deleted      | a container that a       | keep
+//	Pod              | all                  | deleted      |   machine left may bear  | wait: quarantine, node_deleted
+//	                 |                      |              |   it                     |
+//	Pod, Quarantine  | all                  | deleted      | fixed                    | wait: write Kept, node_deleted
+//	Pod, Quarantine  | all                  | deleted      | not fixed                | wait: release, node_deleted
+//	Pod, Quarantine  | static, no mirror    | there        |                          | keep
+//	Quarantine       | all                  | there        |                          | keep: a probe lets another have it,
+//	                 |                      |              |                          |   and its agent frees it
+//	Pod              | all                  | not ready    |                          | wait: quarantine, pod_...
+//	Pod              | all                  | ready        |                          | wait, also until it is ready, and
+//	                 |                      |              |                          |   agentTime: quarantine, pod_...
+//
+// To wait is to wait for the delay of the configuration, which evicted pods have of their own, and before it for the grace
+// period of a pod that is terminating. Of a node that was deleted the administrator has said that nothing runs there any more.
+// An owner decides only about what is Kept: what is written so is judged by decideKept within seconds, and what is in
+// quarantine may be taken by the next pod of the name.
+func decide(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
+	switch {
+	case !gc.Enabled:
+		return verdict{}
+	case e.Use == v2beta1.IPUseKept:
+		return decideKept(e, f, rules)
+	case e.Conflict:
+		return waited(f, conflictTime, verdict{do: release, reason: reasonQuarantineOver,
+			why: fmt.Sprintf("a host that is no pod answered for it, and it was given to nobody for %s", conflictTime)})
+	case f.pod == podUnknown, f.pod == podLiving, f.node == nodeUnknown, switchedOff(f, gc):
+		return verdict{}
+	case f.node == nodeDeleted:
+		return waited(f, patience(f, gc), decideDeleted(e, rules))
+	case f.pod == podNoMirror, e.Use == v2beta1.IPUseQuarantine:
+		return verdict{}
+	}
+	reason, what := condition(f.pod)
+	on := "is not ready"
+	wait := patience(f, gc)
+	if f.node == nodeReady {
+		on = fmt.Sprintf("is ready, and its agent has not freed it for %s", agentTime)
+		wait = max(wait, f.seen-f.ready) + agentTime
+	}
+	return waited(f, wait, verdict{do: quarantine, reason: reason,
+		why: fmt.Sprintf("pod %s %s and node %s %s: another pod may have it once it is silent on the link", e.Pod, what, e.Node, on)})
+}
+
+// decideDeleted is what becomes of an address of a node that was deleted.
+func decideDeleted(e Entry, rules fixed.Rules) verdict {
+	why := fmt.Sprintf("pod %s is gone and node %s was deleted", e.Pod, e.Node)
+	switch {
+	case e.Borne && e.Use == v2beta1.IPUseQuarantine:
+		return verdict{}
+	case e.Borne:
+		return verdict{do: quarantine, reason: reasonNodeDeleted, why: why + ", but a container that the machine left may bear it"}
+	case e.Owner != nil && rules.Cover(e.Owner):
+		return verdict{do: keepOn, reason: reasonNodeDeleted, why: why + "; it is kept " + fixed.Until(e.Owner, podOf(e).Name)}
+	}
+	return verdict{do: release, reason: reasonNodeDeleted, why: why}
+}
+
+// switchedOff reports whether the configuration leaves a pod in such a state alone.
+func switchedOff(f findings, gc config.GC) bool {
+	switch f.pod {
+	case podEvicted:
+		return !gc.Evicted
+	case podTerminating:
+		return f.node == nodeReady && !gc.TerminatingOnReadyNode || f.node != nodeReady && !gc.TerminatingOnNotReadyNode
+	}
+	return false
+}
+
+// patience is how long a state is borne before anything follows from it.
+func patience(f findings, gc config.GC) time.Duration {
+	switch f.pod {
+	case podEvicted:
+		return gc.EvictedDelay
+	case podTerminating:
+		return f.grace + gc.GraceDelay
+	}
+	return gc.GraceDelay
+}
+
+// waited is a verdict once it has waited for so long.
+func waited(f findings, wait time.Duration, v verdict) verdict {
+	if v.do != keep && f.seen < wait {
+		return verdict{do: again, after: wait - f.seen}
+	}
+	return v
+}
+
+// condition names what became of a pod.
+func condition(s podState) (reason, what string) {
+	switch s {
+	case podTerminating:
+		return reasonPodTerminating, "is terminating beyond its grace period"
+	case podFinished:
+		return reasonPodFinished, "has finished"
+	case podEvicted:
+		return reasonPodEvicted, "was evicted"
+	}
+	return reasonPodGone, "is gone"
+}
+
+// decideKept says what becomes of an address that is kept, by the first row that applies:
+//
+//	the owner                          | the pod of the name now             | then
+//	-----------------------------------+-------------------------------------+---------------------
+//	whatever; a container may bear it  | whatever                            | keep
+//	has no fixed addresses any more    | whatever                            | release, not_fixed
+//	was not read: no right, no answer, | whatever                            | keep
+//	  an unknown kind                  |                                     |
+//	does not exist, is being deleted   | whatever                            | release, owner_gone
+//	wants no pod of the name           | whatever                            | release, not_wanted
+//	is a virtual machine               | whatever                            | keep
+//	wants it                           | none, not read, being deleted, not  | keep
+//	                                   | Running, the last one itself, or of |
+//	                                   | another owner                       |
+//	wants it                           | the owner's next one, Running       | release, pod_without
+//
+// Of a pod that is Running all interfaces were made: it has other addresses, or lost the interface.
+func decideKept(e Entry, f findings, rules fixed.Rules) verdict {
+	free := func(reason, why string) verdict { return verdict{do: release, reason: reason, why: why} }
+	wanted, why := fixed.Wanted(e.Owner, f.owner, podOf(e).Name)
+	switch {
+	case e.Borne:
+		return verdict{}
+	case !rules.Cover(e.Owner):
+		return free(reasonNotFixed, fmt.Sprintf("pods of %s have no fixed addresses any more", ownerName(e.Owner)))
+	case !f.ownerRead:
+		return verdict{}
+	case f.owner == nil || f.owner.GetDeletionTimestamp() != nil:
+		return free(reasonOwnerGone, why)
+	case !wanted:
+		return free(reasonNotWanted, why)
+	case !fixed.IsMachine(e.Owner) && runsWithout(e, f.next, rules):
+		return free(reasonPodWithout, fmt.Sprintf("pod %s was made anew and runs without it", e.Pod))
+	}
+	return verdict{}
+}
+
+// runsWithout reports whether a pod took the place of the one that an address is kept after, and did not need it.
+func runsWithout(e Entry, pod *corev1.Pod, rules fixed.Rules) bool {
+	if pod == nil || string(pod.UID) == e.UID || pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning {
+		return false
+	}
+	owner, _ := rules.Owner(pod, metav1.OwnerReference{})
+	return fixed.Same(e.Owner, podOf(e), owner, v2beta1.IPPod{Namespace: pod.Namespace, Name: pod.Name})
+}
+
+// podOf is the pod that an entry names.
+func podOf(e Entry) v2beta1.IPPod {
+	namespace, name, _ := strings.Cut(e.Pod, "/")
+	return v2beta1.IPPod{Namespace: namespace, Name: name, UID: e.UID}
+}
+
+func ownerName(o *v2beta1.IPOwner) string { return o.Kind + " " + o.Name }

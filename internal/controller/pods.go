@@ -1,0 +1,221 @@
+package controller
+
+import (
+	"context"
+	"sync"
+	"time"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/internal/facts"
+)
+
+// podPage is how many pods one answer holds: they are large, and the leader's memory small.
+const podPage = 250
+
+// podFact is what the collection needs of a pod. There are as many as pods in the cluster.
+type podFact struct {
+	uid types.UID
+	// mirrors is the hash of the static pod whose mirror it is; empty for any other.
+	mirrors string
+	state   podState
+	grace   time.Duration
+}
+
+// factOf is what counts of a pod. A mirror that is being deleted says nothing of its container.
+func factOf(p *corev1.Pod) podFact {
+	f := podFact{uid: p.UID, mirrors: p.Annotations[corev1.MirrorPodAnnotationKey], state: podLiving}
+	switch {
+	case p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted":
+		f.state = podEvicted
+	case p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded:
+		f.state = podFinished
+	case p.DeletionTimestamp != nil && f.mirrors == "":
+		f.state = podTerminating
+		if s := p.DeletionGracePeriodSeconds; s != nil {
+			f.grace = time.Duration(*s) * time.Second
+		}
+	}
+	return f
+}
+
+// of is what the pod of an entry is, if this is the pod that has its name now; nil says that none has.
+func (f *podFact) of(e Entry) (podState, time.Duration) {
+	switch {
+	case f != nil && (string(f.uid) == e.UID || f.mirrors == e.UID):
+		return f.state, f.grace
+	case facts.IsStatic(e.UID):
+		return podNoMirror, 0
+	}
+	return podGone, 0
+}
+
+// pods is what the watch of all pods brought: the store of a reflector, and not an informer, whose objects would be ten times
+// as large.
+type pods struct {
+	client  client.WithWatch
+	changed signal
+
+	mu     sync.Mutex
+	all    map[string]podFact // by "namespace/name"
+	synced chan struct{}      // closed when the watch has brought its first list
+}
+
+func newPods(c client.WithWatch, changed signal) *pods {
+	return &pods{client: c, changed: changed, all: map[string]podFact{}, synced: make(chan struct{})}
+}
+
+// Start watches until ctx ends.
+func (p *pods) Start(ctx context.Context) error {
+	lw := &toolscache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			var list corev1.PodList
+			err := p.client.List(ctx, &list, &client.ListOptions{Limit: o.Limit, Continue: o.Continue, Raw: &o})
+			return trimPods(&list), err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			w, err := p.client.Watch(ctx, &corev1.PodList{}, &client.ListOptions{Raw: &o})
+			if err != nil {
+				return nil, err
+			}
+			return watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
+				if pod, ok := e.Object.(*corev1.Pod); ok {
+					e.Object = trimPod(pod)
+				}
+				return e, true
+			}), nil
+		},
+	}
+	reflector := toolscache.NewReflectorWithOptions(consistent(lw, func() {}), &trimmedPod{}, p, toolscache.ReflectorOptions{Name: "pods", TypeDescription: "pods"})
+	reflector.WatchListPageSize = podPage
+	reflector.RunWithContext(ctx)
+	return nil
+}
+
+// trimmedPod is a pod on its way from the API server to the store: a list of all pods would else be in memory at once.
+type trimmedPod struct {
+	metav1.PartialObjectMetadata
+	fact podFact
+}
+
+// DeepCopyObject makes it an object of the API machinery.
+func (t *trimmedPod) DeepCopyObject() runtime.Object {
+	return &trimmedPod{*t.PartialObjectMetadata.DeepCopy(), t.fact}
+}
+
+func trimPod(p *corev1.Pod) *trimmedPod {
+	m := metav1.ObjectMeta{Namespace: unique.Make(p.Namespace).Value(), Name: p.Name, ResourceVersion: p.ResourceVersion}
+	return &trimmedPod{metav1.PartialObjectMetadata{ObjectMeta: m}, factOf(p)}
+}
+
+// trimmedPods is a page of them.
+type trimmedPods struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []runtime.Object
+}
+
+// DeepCopyObject makes it an object of the API machinery.
+func (t *trimmedPods) DeepCopyObject() runtime.Object {
+	out := &trimmedPods{ListMeta: *t.ListMeta.DeepCopy()}
+	for _, item := range t.Items {
+		out.Items = append(out.Items, item.DeepCopyObject())
+	}
+	return out
+}
+
+func trimPods(list *corev1.PodList) *trimmedPods {
+	out := &trimmedPods{ListMeta: list.ListMeta}
+	for i := range list.Items {
+		out.Items = append(out.Items, trimPod(&list.Items[i]))
+	}
+	return out
+}
+
+func keyOf(o any) string {
+	p := o.(*trimmedPod)
+	return p.Namespace + "/" + p.Name
+}
+
+// Add takes a pod that the watch brought.
+func (p *pods) Add(o any) error {
+	fact, key := o.(*trimmedPod).fact, keyOf(o)
+	p.mu.Lock()
+	before, replaces := p.all[key]
+	p.all[key] = fact
+	p.mu.Unlock()
+	if fact.state != podLiving || replaces && before.uid != fact.uid {
+		p.changed.raise()
+	}
+	return nil
+}
+
+// Update takes a pod that the watch brought.
+func (p *pods) Update(o any) error { return p.Add(o) }
+
+// Delete takes that a pod went.
+func (p *pods) Delete(o any) error {
+	p.mu.Lock()
+	delete(p.all, keyOf(o))
+	p.mu.Unlock()
+	p.changed.raise()
+	return nil
+}
+
+// Replace takes all pods.
+func (p *pods) Replace(list []any, _ string) error {
+	all := make(map[string]podFact, len(list))
+	for _, o := range list {
+		all[keyOf(o)] = o.(*trimmedPod).fact
+	}
+	p.mu.Lock()
+	p.all = all
+	select {
+	case <-p.synced:
+	default:
+		close(p.synced)
+	}
+	p.mu.Unlock()
+	p.changed.raise()
+	return nil
+}
+
+// Resync does nothing: there is nobody who missed something.
+func (p *pods) Resync() error { return nil }
+
+// of is what became of the pod of an entry, as far as the watch has brought it.
+func (p *pods) of(e Entry) (podState, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f, ok := p.all[e.Pod]; ok {
+		return f.of(e)
+	}
+	return (*podFact)(nil).of(e)
+}
+
+// has reports whether there is a pod of a name, as far as the watch has brought it.
+func (p *pods) has(key client.ObjectKey) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.all[key.Namespace+"/"+key.Name]
+	return ok
+}
+
+// signal wakes one who waits. Many are one.
+type signal chan struct{}
+
+func newSignal() signal { return make(signal, 1) }
+
+func (s signal) raise() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
