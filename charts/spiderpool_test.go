@@ -216,10 +216,7 @@ func TestValues(t *testing.T) {
 		{"spiderpoolAgent.podLabels.a=b", daemonSet, "{.spec.template.metadata.labels.a}", "b"},
 		{"", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":"1000m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
 		{"spiderpoolAgent.resources.limits.cpu=2,spiderpoolAgent.resources.limits.memory=1Gi,spiderpoolAgent.resources.requests.cpu=1m,spiderpoolAgent.resources.requests.memory=1Mi", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":2,"memory":"1Gi"},"requests":{"cpu":"1m","memory":"1Mi"}}`},
-		{"", daemonSet, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE","SYS_ADMIN","NET_RAW"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
-		{"ipam.enableIPConflictDetection=true", daemonSet, "{" + agent + ".securityContext.capabilities.add}", `["DAC_OVERRIDE","SYS_ADMIN","NET_RAW","NET_ADMIN"]`},
-		{"ipam.enableGatewayDetection=true", daemonSet, "{" + agent + ".securityContext.capabilities.add}", `["DAC_OVERRIDE","SYS_ADMIN","NET_RAW","NET_ADMIN"]`},
-		{"ipam.enableIPConflictDetection=false,ipam.enableGatewayDetection=false", daemonSet, "{" + agent + ".securityContext.capabilities.add}", `["DAC_OVERRIDE","SYS_ADMIN","NET_RAW"]`},
+		{"", daemonSet, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE","SYS_ADMIN","NET_RAW","NET_ADMIN"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
 		{"", daemonSet, "{" + install + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
 		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{..securityContext}", `{"privileged":true} {"privileged":true}`},
 
