@@ -55,7 +55,7 @@ const (
 func hasty() timing.Durations {
 	d := timing.Production()
 	d.Wait, d.Release, d.Settle, d.Rescan = 700*time.Millisecond, releaseTime, 2*time.Second, 2*time.Second
-	d.Notes, d.Look, d.List, d.EditArrival, d.Stop = 300*time.Millisecond, 300*time.Millisecond, time.Second, 200*time.Millisecond, 0
+	d.Notes, d.Look, d.List, d.EditArrival, d.Stop, d.Announce = 300*time.Millisecond, 300*time.Millisecond, time.Second, 200*time.Millisecond, 0, 0
 	return d
 }
 

@@ -242,11 +242,17 @@ func TestNotProbed(t *testing.T) {
 		n := c.node("off")
 		s := segment.New(t)
 		s.Host(squatter, "10.1.0.10/24")
-		n.plugged(s, "a")
+		netns := n.macvlan(s, "a")
 		p := c.pod(n, "a", c.from("v4|"))
 		if got := n.add(p, "a"); got[0] != "10.1.0.10/24" {
 			t.Errorf("%v", got)
 		}
+		segment.Change(t, netns, "eth0", func(_ *netlink.Handle, link netlink.Link) error {
+			if sent := link.Attrs().Statistics.TxPackets; sent > 0 {
+				t.Errorf("%d frames were sent", sent)
+			}
+			return nil
+		})
 		n.del(p, "a")
 	})
 	n := c.prober("on")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,10 +22,15 @@ import (
 	"github.com/spidernet-io/spiderpool/test/segment"
 )
 
-// childLook makes the test binary a program that prints whether net1 in the namespace of this path is gone.
-const childLook = "PROBE_TEST_LOOK"
+// childLook makes the test binary a program that prints whether net1 in the namespace of this path is gone; childProbe one that
+// prints who has 10.9.0.10 beside it.
+const childLook, childProbe = "PROBE_TEST_LOOK", "PROBE_TEST_PROBE"
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(childProbe); path != "" {
+		fmt.Println(conflict(context.Background(), path, "10.9.0.10"))
+		return
+	}
 	if path := os.Getenv(childLook); path != "" {
 		fmt.Println(Gone(path, "net1"))
 		return
@@ -207,6 +213,26 @@ func TestGoneWithoutTheRightToEnter(t *testing.T) {
 	if !Gone(file, "net1") {
 		t.Error("net1 is not gone when the namespace is removed")
 	}
+}
+
+// limited runs a program that has no capabilities but these.
+func limited(child *exec.Cmd, capabilities ...uintptr) (out []byte, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // the set of a thread bounds what it starts, and this one ends with its goroutine
+		for c := range uintptr(unix.CAP_LAST_CAP + 1) {
+			if slices.Contains(capabilities, c) {
+				continue
+			}
+			if err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+				return
+			}
+		}
+		out, err = child.CombinedOutput()
+	}()
+	<-done
+	return out, err
 }
 
 func dropSysAdmin() error {

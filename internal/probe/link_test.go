@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -173,6 +174,33 @@ func TestUnfit(t *testing.T) {
 	} {
 		if got := unfit(tc.link); got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestRights: which capabilities a probe takes, and what it says without one. Those that work are what the chart gives the agent.
+func TestRights(t *testing.T) {
+	const enter, raw, admin = unix.CAP_SYS_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_ADMIN
+	w := segment.New(t)
+	w.Host(other, "10.9.0.10/24")
+	up, down := w.Host(ours), segment.Namespace(t)
+	w.Macvlan(down, "net1")
+	for _, tc := range []struct {
+		file, name string
+		may        []uintptr
+		want       string
+	}{
+		{up, "up, all", []uintptr{enter, raw, admin}, other.String()},
+		{down, "down, all", []uintptr{enter, raw, admin}, other.String()},
+		{up, "up, without NET_ADMIN", []uintptr{enter, raw}, other.String()},
+		{down, "down, without NET_ADMIN", []uintptr{enter, raw}, NoUp},
+		{up, "up, without NET_RAW", []uintptr{enter, admin}, NoSocket},
+		{up, "up, without SYS_ADMIN", []uintptr{raw, admin}, NoNamespace},
+	} {
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), childProbe+"="+tc.file)
+		if out, err := limited(child, append(tc.may, unix.CAP_DAC_OVERRIDE)...); err != nil || !strings.Contains(string(out), tc.want) {
+			t.Errorf("%s: %q, %v, want %q", tc.name, out, err, tc.want)
 		}
 	}
 }
