@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,4 +85,62 @@ func TestNodesLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.agree(2, 2)
+}
+
+// TestSquatter: a host that is no pod has three of eight addresses of each family. Five pods run, none on one of these, and all
+// that were found are in quarantine with the hardware address of that host.
+func TestSquatter(t *testing.T) {
+	s := alone(t, 8)
+	const mac = "02:00:5e:10:00:01"
+	squatted := map[string]bool{}
+	var bears []netip.Prefix
+	for _, i := range []int{2, 5, 7} {
+		v4 := netip.MustParseAddr(fmt.Sprintf("172.20.%d.%d", s.number, i))
+		v6 := netip.MustParseAddr(fmt.Sprintf("fd00:172:20::%x:%x", s.number, i))
+		squatted[v4.String()], squatted[v6.String()] = true, true
+		bears = append(bears, netip.PrefixFrom(v4, 16), netip.PrefixFrom(v6, 64))
+	}
+	if err := s.PlugHost(t.Context(), "squatter", 0, mac, bears...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.UnplugHost("squatter") })
+	s.upgrade("ipam: {enableIPConflictDetection: true}")
+	restored := false
+	restore := func() {
+		restored = true
+		s.upgrade("ipam: {enableIPConflictDetection: false}")
+	}
+	defer func() {
+		if !restored {
+			restore()
+		}
+	}()
+	set := s.statefulSet("web", 5) // whose pods try neighbours first, of any five of which one is squatted on
+	s.running(5)
+	s.agree(5, 10)
+	var list v2beta1.SpiderIPList
+	if err := s.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for i := range list.Items {
+		e := &list.Items[i]
+		switch quarantined := e.Spec.Use == v2beta1.IPUseQuarantine; {
+		case !strings.HasPrefix(e.Spec.Pool, s.namespace+"-"):
+		case squatted[e.Spec.Address] != quarantined, quarantined && e.Spec.Conflict != mac:
+			t.Errorf("%s of pod %s is for use %s, conflict %q", e.Spec.Address, e.Spec.Pod.Name, e.Spec.Use, e.Spec.Conflict)
+		case quarantined:
+			found++
+			if err := s.Delete(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Logf("%d addresses were found in conflict", found)
+	if found == 0 {
+		t.Error("no address was found in conflict")
+	}
+	s.remove(set)
+	s.held(0)
+	restore()
 }

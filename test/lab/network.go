@@ -175,6 +175,26 @@ func (l *Lab) makeNodeNetwork(ctx context.Context, n node) error {
 	return l.inNetns(ctx, n.Name, up.String())
 }
 
+// PlugHost plugs a host that is no node into a segment. addresses have their prefix lengths. It is there until UnplugHost, and
+// ends with the cluster.
+func (l *Lab) PlugHost(ctx context.Context, name string, segment int, mac string, addresses ...netip.Prefix) error {
+	if err := l.makeNetns(ctx, name, ""); err != nil {
+		return err
+	}
+	plug := fmt.Sprintf("ip link add %[1]s type veth peer name eth0 netns %[2]s\nip link set %[1]s master und%[3]d up\n", name, l.netns(name), segment)
+	if err := l.inNetns(ctx, controlPlane, plug); err != nil {
+		return err
+	}
+	up := fmt.Sprintf("ip link set eth0 address %s up\n", mac)
+	for _, a := range addresses {
+		up += fmt.Sprintf("ip addr add %s dev eth0 %s\n", a, map[bool]string{true: "nodad"}[a.Addr().Is6()])
+	}
+	return l.inNetns(ctx, name, up)
+}
+
+// UnplugHost ends a host of PlugHost.
+func (l *Lab) UnplugHost(name string) error { return l.removeNetns(name) }
+
 // run runs a short command that ends with this process at the latest.
 func run(ctx context.Context, args ...string) error {
 	runtime.LockOSThread() // the kernel watches the thread that forked
