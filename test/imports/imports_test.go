@@ -33,7 +33,7 @@ var plan = map[string][]string{
 	"internal/agent/timing":     {},
 	"internal/agent/metrics":    {},
 	"internal/agent/lease":      {"internal/agent/metrics", "internal/agent/timing", "internal/fixed", "internal/ledger", "internal/pool", "internal/probe", "internal/wire", "internal/addr", "api/v2beta1"},
-	"internal/agent/allocation": {"internal/agent/lease", "internal/agent/line", "internal/agent/metrics", "internal/agent/timing", "internal/agent/usage", "internal/apiclient", "internal/coalesce", "internal/facts", "internal/fixed", "internal/ledger", "internal/pool", "internal/wire", "internal/addr", "api/v2beta1"},
+	"internal/agent/allocation": {"internal/agent/lease", "internal/agent/line", "internal/agent/metrics", "internal/agent/timing", "internal/agent/usage", "internal/apiclient", "internal/coalesce", "internal/facts", "internal/fixed", "internal/ledger", "internal/pool", "internal/probe", "internal/wire", "internal/addr", "api/v2beta1"},
 	"internal/agent/line":       {"internal/agent/lease"},
 	"internal/agent/usage":      {"internal/agent/timing", "internal/addr"},
 	"internal/agent/publish":    {"internal/facts", "internal/fixed", "api/v2beta1"},
