@@ -35,6 +35,9 @@ func (c *Cluster) Audit(ctx context.Context, namespace string) (Audit, error) {
 	}
 	ledger := map[string][]string{}
 	for _, e := range ips.Items {
+		if e.Spec.Conflict != "" {
+			continue // another host has it, and the pod was not told it
+		}
 		ledger[e.Spec.Pod.UID] = append(ledger[e.Spec.Pod.UID], e.Spec.Address)
 	}
 	inside := make([][]string, len(pods))
