@@ -53,6 +53,12 @@ func on(t *testing.T, c *cluster.Cluster, size int) *scenario {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.evidence)
+	s.eventually(func() string { // no pod is admitted before
+		if err := s.Get(s.Context(), client.ObjectKey{Namespace: s.namespace, Name: "default"}, &corev1.ServiceAccount{}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	segment := lab.Segments[0]
 	s.v4 = s.pool("v4", segment.IPv4.String(), fmt.Sprintf("172.20.%d.1-172.20.%d.%d", n, n, size), segment.IPv4Gateway.String())
 	s.v6 = s.pool("v6", segment.IPv6.String(), fmt.Sprintf("fd00:172:20::%x:1-fd00:172:20::%x:%x", n, n, size), segment.IPv6Gateway.String())
