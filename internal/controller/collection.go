@@ -39,8 +39,7 @@ type collection struct {
 }
 
 func newCollection(a *actor, watching client.WithWatch, u *usage, i *inventory) *collection {
-	c := &collection{actor: a, usage: u, inventory: i, changed: i.changed, pods: newPods(watching, i.changed), seen: map[netip.Addr]*sighting{}}
-	return c
+	return &collection{actor: a, usage: u, inventory: i, changed: i.changed, pods: newPods(watching, i.changed), seen: map[netip.Addr]*sighting{}}
 }
 
 // suspect is an entry that the first look would not keep.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"runtime"
 	"slices"
 	"strings"
@@ -52,22 +51,7 @@ type collectTest struct {
 func newCollectTest(t *testing.T, gc config.GC) *collectTest {
 	t.Helper()
 	c := &collectTest{cluster: newCluster(t), requests: &requests{}, events: record.NewFakeRecorder(5000), registry: prometheus.NewRegistry()}
-	cfg := apiserver.ControllerConfig(t, c.server)
-	cfg.Wrap(c.requests.wrap)
-	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return tripper(func(r *http.Request) (*http.Response, error) {
-			if c.before != nil {
-				if err := c.before(r.Method + " " + r.URL.Path); err != nil {
-					return nil, err
-				}
-			}
-			return next.RoundTrip(r)
-		})
-	})
-	clients, err := apiclient.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	clients := c.counted(c.requests, &c.before)
 	live := interceptor.NewClient(clients.Live, interceptor.Funcs{
 		List: func(ctx context.Context, w client.WithWatch, l client.ObjectList, o ...client.ListOption) error {
 			if c.faults.List != nil {

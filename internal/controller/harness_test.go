@@ -71,6 +71,29 @@ func clusterOf(t testing.TB, server *apiserver.Server) *cluster {
 	return &cluster{admin, t, server, ledger.New(agent.Live)}
 }
 
+// counted are clients with the rights of the controller. Their requests are counted, and before each of them before is called,
+// unless it points to nil then.
+func (c *cluster) counted(r *requests, before *func(request string) error) *apiclient.Clients {
+	c.t.Helper()
+	cfg := apiserver.ControllerConfig(c.t, c.server)
+	cfg.Wrap(r.wrap)
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			if *before != nil {
+				if err := (*before)(r.Method + " " + r.URL.Path); err != nil {
+					return nil, err
+				}
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	clients, err := apiclient.New(cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return clients
+}
+
 // clear removes what the test has left. Controllers have ended by then.
 func (c *cluster) clear() {
 	ctx := context.Background()

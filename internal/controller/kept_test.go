@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -193,26 +192,10 @@ type keptTest struct {
 func newKeptTest(t *testing.T) *keptTest {
 	t.Helper()
 	k := &keptTest{cluster: newCluster(t), requests: &requests{}, events: record.NewFakeRecorder(1000), registry: prometheus.NewRegistry()}
-	cfg := apiserver.ControllerConfig(t, k.server)
-	cfg.Wrap(k.requests.wrap)
-	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return tripper(func(r *http.Request) (*http.Response, error) {
-			if k.before != nil {
-				if err := k.before(r.Method + " " + r.URL.Path); err != nil {
-					return nil, err
-				}
-			}
-			return next.RoundTrip(r)
-		})
-	})
-	clients, err := apiclient.New(cfg)
-	if err == nil {
-		var a *actor
-		o := Options{Live: clients.Live, Events: k.events, Metrics: k.registry, FixedAddresses: keepAll, GC: collectAll, keptScan: time.Hour, keptSettled: time.Hour,
-			Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-		a, err = newActor(o, k.cluster)
-		k.keptAddresses = newKeptAddresses(a, newUsage())
-	}
+	clients := k.counted(k.requests, &k.before)
+	a, err := newActor(Options{Live: clients.Live, Events: k.events, Metrics: k.registry, FixedAddresses: keepAll, GC: collectAll, keptScan: time.Hour,
+		keptSettled: time.Hour, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, k.cluster)
+	k.keptAddresses = newKeptAddresses(a, newUsage())
 	if err == nil {
 		_, err = envtest.InstallCRDs(k.server.Config(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{
 			definition("kubevirt.io", "v1", "VirtualMachine"), definition("apps.kruise.io", "v1beta1", "StatefulSet"),

@@ -18,6 +18,20 @@ import (
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
+// openConfigured is open with the node of the pods and agents that have the plainest configuration, and no others.
+func openConfigured(t *testing.T) client.WithWatch {
+	t.Helper()
+	c := open(t)
+	node(t, c)
+	for _, o := range []client.Object{&appsv1.DaemonSet{}, &corev1.ConfigMap{}} {
+		if err := c.DeleteAllOf(t.Context(), o, client.InNamespace("default")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	installAgents(t, c, "enableIPv4: true\nenableIPv6: true\n")
+	return c
+}
+
 func open(t *testing.T) client.WithWatch {
 	t.Helper()
 	server := apiserver.ForTest(t)
@@ -237,14 +251,7 @@ func TestExplainSharedAddresses(t *testing.T) {
 
 // TestExplainCases: what is particular about a pod, its network or its pools.
 func TestExplainCases(t *testing.T) {
-	c := open(t)
-	node(t, c)
-	for _, o := range []client.Object{&appsv1.DaemonSet{}, &corev1.ConfigMap{}} {
-		if err := c.DeleteAllOf(t.Context(), o, client.InNamespace("default")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	installAgents(t, c, "enableIPv4: true\nenableIPv6: true\n")
+	c := openConfigured(t)
 	v4 := func(names string) map[string]string {
 		return map[string]string{v2beta1.AnnotationIPPool: `{"ipv4":[` + names + `]}`}
 	}

@@ -50,14 +50,7 @@ func endpointOf(name string, addresses ...string) *v2beta1.SpiderEndpoint {
 
 // TestExplainFixed: what becomes of fixed addresses at the next start.
 func TestExplainFixed(t *testing.T) {
-	c := open(t)
-	node(t, c)
-	for _, o := range []client.Object{&appsv1.DaemonSet{}, &corev1.ConfigMap{}} {
-		if err := c.DeleteAllOf(t.Context(), o, client.InNamespace("default")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	installAgents(t, c, "enableIPv4: true\nenableIPv6: true\n")
+	c := openConfigured(t)
 	for name, edit := range map[string]func(*v2beta1.IPPoolSpec){
 		"good":  func(s *v2beta1.IPPoolSpec) { s.IPs = []string{"10.5.0.10-10.5.0.19"} },
 		"tiny":  func(s *v2beta1.IPPoolSpec) { s.IPs = []string{"10.5.0.20"} },

@@ -98,7 +98,7 @@ func (a *Allocator) silent(ctx context.Context, r *Request, entry *v2beta1.Spide
 		r.unprobed = true
 		return false, nil
 	}
-	return host == nil, err
+	return host == nil && err == nil, err
 }
 
 // answers is the hardware address of the host that answers for an address, nil if there is none.
