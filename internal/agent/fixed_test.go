@@ -182,6 +182,31 @@ func TestFixedIsHeld(t *testing.T) {
 	}
 }
 
+// TestFixedAgentIsDown: a container that ended while the agent of its node was down bears its address until that agent has seen it.
+func TestFixedAgentIsDown(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.node("n1"), c.node("n2")
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.60"})
+	set := c.statefulSet("web", 1)
+	first := c.pod(n1, "web-0", of(set), c.from("v4|"))
+	had := n1.add(first, "one")
+	n1.stop()
+	n1.endNetns("one")
+	c.remove(first)
+	next := c.pod(n2, "web-0", of(set), c.from("v4|"))
+	n2.adding(next, "two").refused(t, wire.CodeHeldElsewhere, "is still held by pod "+c.prefix+"/web-0 (UID "+string(first.UID), "on node "+n1.name)
+	n1.start()
+	for range 2 {
+		n1.agent.look(t.Context())
+	}
+	if kept := c.kept(); !strings.Contains(kept, " web-0 kept") {
+		t.Errorf("kept: %q", kept)
+	}
+	if got := n2.add(next, "three"); !slices.Equal(got, had) {
+		t.Errorf("got %v, had %v", got, had)
+	}
+}
+
 // TestFixedSandbox: a new sandbox of the same pod waits as well, and no second address is taken.
 func TestFixedSandbox(t *testing.T) {
 	c := newCluster(t)
@@ -335,6 +360,27 @@ var nextStarts = []struct {
 		c.edit(v4, func(p *v2beta1.SpiderIPPool) {
 			p.Spec.PodAffinity = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "no"}}
 		})
+	}, nil, "v4,far", "", 0},
+	{"the pool serves other nodes", func(c *cluster, v4, _ *v2beta1.SpiderIPPool) {
+		c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Spec.NodeName = []string{c.prefix + "-n1"} })
+	}, nil, "v4,far", "", 0},
+	{"the pool is being deleted", func(c *cluster, v4, _ *v2beta1.SpiderIPPool) {
+		c.edit(v4, func(p *v2beta1.SpiderIPPool) { p.Finalizers = []string{v2beta1.Finalizer} })
+		c.t.Cleanup(func() {
+			p := &v2beta1.SpiderIPPool{}
+			if c.Get(context.Background(), client.ObjectKeyFromObject(v4), p) == nil {
+				p.Finalizers = nil
+				_ = c.Update(context.Background(), p)
+			}
+		})
+		if err := c.Delete(c.t.Context(), v4); err != nil {
+			c.t.Fatal(err)
+		}
+	}, nil, "v4,far", "", 0},
+	{"the pool is gone", func(c *cluster, v4, _ *v2beta1.SpiderIPPool) {
+		if err := c.Delete(c.t.Context(), v4); err != nil {
+			c.t.Fatal(err)
+		}
 	}, nil, "v4,far", "", 0},
 	{"the pool is replaced by one with the address", nil, nil, "other", "10.1.0.10/24", 0},
 	{"the pool is replaced by one without", nil, nil, "far", "", 0},
