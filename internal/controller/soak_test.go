@@ -21,6 +21,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
@@ -155,7 +156,11 @@ func beProcess(t *testing.T) bool {
 	if err := json.Unmarshal([]byte(text), &at); err != nil {
 		t.Fatal(err)
 	}
-	l := leadWith(t, &rest.Config{Host: at["host"], BearerToken: at["token"], TLSClientConfig: rest.TLSClientConfig{CAData: []byte(at["ca"])}})
+	cfg := &rest.Config{Host: at["host"], BearerToken: at["token"], TLSClientConfig: rest.TLSClientConfig{CAData: []byte(at["ca"])}}
+	l := leadAs(t, cfg, func(_ *manager.Options, o *Options) { // whose addresses have no pods, so all are suspect, and must stay
+		o.GC = collectAll
+		o.GC.DryRun = true
+	})
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	l.stop()
 	return true
