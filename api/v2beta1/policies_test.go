@@ -131,6 +131,11 @@ func annotated(key, value string) func(*v2beta1.SpiderIP) {
 	return func(ip *v2beta1.SpiderIP) { metav1.SetMetaDataAnnotation(&ip.ObjectMeta, key, value) }
 }
 
+// ip changes what an entry says.
+func ip(change func(*v2beta1.IPSpec)) func(*v2beta1.SpiderIP) {
+	return func(ip *v2beta1.SpiderIP) { change(&ip.Spec) }
+}
+
 // anew is the next pod of the name on a node.
 func anew(node string) func(*v2beta1.SpiderIP) {
 	return func(ip *v2beta1.SpiderIP) {
@@ -166,9 +171,6 @@ func TestAgentWritesItsNode(t *testing.T) {
 	const ofB = "10.61.0.2 is held by pod default/web-0 on node b, and the agent of node a may only take it over, and only for the next pod of the same name and spec.owner when no pod has it (spec.use), or for the same virtual machine, or out of quarantine"
 	const ofAnother = " is held by pod default/web-0 on node b, and the agent of node a may only take it over"
 	const onlyItsOwn = "spec.node: is b, and the agent of node a writes entries of its own node only"
-	ip := func(f func(*v2beta1.IPSpec)) func(*v2beta1.SpiderIP) {
-		return func(ip *v2beta1.SpiderIP) { f(&ip.Spec) }
-	}
 	next := func(node string) func(*v2beta1.SpiderIP) {
 		return func(ip *v2beta1.SpiderIP) { anew(node)(ip); ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUsePod, "" }
 	}
@@ -324,6 +326,9 @@ func TestOthersAndSpiderIPs(t *testing.T) {
 		{"pod and container", "update", "10.61.0.2", "spec.node, spec.netns, spec.containerID, spec.pod" + identity, "spec.node, spec.netns, spec.containerID, spec.pod" + identity, anew("a")},
 		{"interface", "update", "10.61.0.2", "spec.interface" + identity, "spec.interface" + identity, func(ip *v2beta1.SpiderIP) { ip.Spec.Interface = "net1" }},
 		{"network", "update", "10.61.0.2", "spec.network" + identity, "spec.network" + identity, func(ip *v2beta1.SpiderIP) { ip.Spec.Network = "x" }},
+		{"no owner, in quarantine", "update", "10.61.0.10", "spec.owner" + identity, "", ip(func(s *v2beta1.IPSpec) { s.Owner = nil })},
+		{"no owner, of a pod", "update", "10.61.0.3", "spec.owner" + identity, "spec.owner" + identity, ip(func(s *v2beta1.IPSpec) { s.Owner = nil })},
+		{"another owner, in quarantine", "update", "10.61.0.10", "spec.owner" + identity, "spec.owner" + identity, ip(func(s *v2beta1.IPSpec) { s.Owner.Name = "shop" })},
 		{"owner", "update", "10.61.0.2", "spec.owner" + identity, "spec.owner" + identity, fixed("s1")},
 		{"finalizer", "update", "10.61.0.2", "metadata.finalizers", "metadata.finalizers", func(ip *v2beta1.SpiderIP) { ip.Finalizers = []string{"x.io/y"} }},
 	} {

@@ -106,7 +106,8 @@ type IPSpec struct {
 	Pod IPPod `json:"pod"`
 
 	// Owner is what a fixed address belongs to: the StatefulSet or virtual machine whose next pod of this name gets it
-	// again. It is left out for addresses that go with their pod.
+	// again. It is left out for addresses that go with their pod; the controller takes it out of what is in quarantine and the
+	// owner wants no more.
 	// +optional
 	Owner *IPOwner `json:"owner,omitempty"`
 

@@ -131,6 +131,8 @@ func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
 		return a.ledger.Mark(ctx, ip, v2beta1.IPUseQuarantine, v.why)
 	case keepOn:
 		return a.ledger.Mark(ctx, ip, v2beta1.IPUseKept, v.why)
+	case disown:
+		return a.ledger.Disown(ctx, ip, v.why)
 	}
 	return a.ledger.Collect(ctx, ip)
 }
@@ -176,7 +178,7 @@ func (a *actor) tell(ctx context.Context, e Entry, v verdict) {
 	if p == nil {
 		return
 	}
-	reason := map[action]string{release: "AddressReleased", quarantine: "AddressQuarantined", keepOn: "AddressKept"}[v.do]
+	reason := map[action]string{release: "AddressReleased", quarantine: "AddressQuarantined", keepOn: "AddressKept", disown: "AddressDisowned"}[v.do]
 	text := fmt.Sprintf("%s of pod %s: %s", e.Address, e.Pod, v.why)
 	if e.Use == v2beta1.IPUseKept {
 		reason, text = "KeptAddressReleased", fmt.Sprintf("%s was kept for %s (pod %s) and is free: %s", e.Address, ownerName(e.Owner), e.Pod, v.why)

@@ -71,7 +71,7 @@ type findings struct {
 	// ready is since when the node is seen ready.
 	ready time.Duration
 
-	// Of an address that is kept: ownerRead says that the owner was read; owner is nil if it does not exist.
+	// Of a fixed address that no pod has: ownerRead says that the owner was read; owner is nil if it does not exist.
 	ownerRead bool
 	owner     *unstructured.Unstructured
 	// next is the pod that has the name now; nil if there is none, or it was not read.
@@ -86,7 +86,8 @@ const (
 	again      action = "again" // keep it, and look again after a while
 	release    action = "release"
 	quarantine action = "quarantine"
-	keepOn     action = "keep" // write it to be kept for the next pod of its owner
+	keepOn     action = "keep"   // write it to be kept for the next pod of its owner
+	disown     action = "disown" // leave it in quarantine, for any pod and not only the next one of its owner
 )
 
 // verdict says what becomes of an entry.
@@ -102,7 +103,7 @@ type verdict struct {
 func (v verdict) proof() bool {
 	switch v.reason {
 	case reasonNotFixed, reasonOwnerGone, reasonNotWanted, reasonPodWithout: // its agent wrote it to be kept
-		return true
+		return v.do == release
 	}
 	return false
 }
@@ -113,7 +114,7 @@ func (v verdict) proof() bool {
 //	use              | pod                  | node         | and                      | then
 //	-----------------+----------------------+--------------+--------------------------+--------------------------------------
 //	any              | any                  | any          | GC_IP_ENABLED is false   | keep
-//	Kept             |                      |              |                          | see decideKept
+//	Kept             | any                  | any          |                          | keep: see decideOwned
 //	Quarantine       | any                  | any          | a host answered for it   | wait conflictTime: release,
 //	                 |                      |              |                          |   quarantine_over
 //	Pod, Quarantine  | living, not known    | any          |                          | keep
@@ -137,14 +138,11 @@ func (v verdict) proof() bool {
 //
 // To wait is to wait for the delay of the configuration, which evicted pods have of their own, and before it for the grace
 // period of a pod that is terminating. Of a node that was deleted the administrator has said that nothing runs there any more.
-// An owner decides only about what is Kept: what is written so is judged by decideKept within seconds, and what is in
-// quarantine may be taken by the next pod of the name.
+// What the owner of a fixed address has to do with it decideOwned says, within seconds after it is written here.
 func decide(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
 	switch {
-	case !gc.Enabled:
+	case !gc.Enabled, e.Use == v2beta1.IPUseKept:
 		return verdict{}
-	case e.Use == v2beta1.IPUseKept:
-		return decideKept(e, f, rules)
 	case e.Conflict:
 		return waited(f, conflictTime, verdict{do: release, reason: reasonQuarantineOver,
 			why: fmt.Sprintf("a host that is no pod answered for it, and it was given to nobody for %s", conflictTime)})
@@ -223,41 +221,50 @@ func condition(s podState) (reason, what string) {
 	return reasonPodGone, "is gone"
 }
 
-// decideKept says what becomes of an address that is kept, by the first row that applies:
+// decideOwned says what becomes of a fixed address that no pod has, for the sake of its owner, by the first row that applies.
+// "Give up" is to release it if it is Kept, and to disown it if it is in quarantine.
 //
 //	the owner                          | the pod of the name now             | then
 //	-----------------------------------+-------------------------------------+---------------------
+//	whatever; GC_IP_ENABLED is false   | whatever                            | keep
 //	whatever; a container may bear it  | whatever                            | keep
-//	has no fixed addresses any more    | whatever                            | release, not_fixed
+//	has no fixed addresses any more    | whatever                            | give up, not_fixed
 //	was not read: no right, no answer, | whatever                            | keep
 //	  an unknown kind                  |                                     |
-//	does not exist, is being deleted   | whatever                            | release, owner_gone
-//	wants no pod of the name           | whatever                            | release, not_wanted
+//	does not exist, is being deleted   | whatever                            | give up, owner_gone
+//	wants no pod of the name           | whatever                            | give up, not_wanted
 //	is a virtual machine               | whatever                            | keep
 //	wants it                           | none, not read, being deleted, not  | keep
 //	                                   | Running, the last one itself, or of |
 //	                                   | another owner                       |
-//	wants it                           | the owner's next one, Running       | release, pod_without
+//	wants it                           | the owner's next one, Running       | give up, pod_without
 //
 // Of a pod that is Running all interfaces were made: it has other addresses, or lost the interface.
-func decideKept(e Entry, f findings, rules fixed.Rules) verdict {
-	free := func(reason, why string) verdict { return verdict{do: release, reason: reason, why: why} }
+func decideOwned(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
 	wanted, why := fixed.Wanted(e.Owner, f.owner, podOf(e).Name)
 	switch {
-	case e.Borne:
+	case !gc.Enabled, e.Borne:
 		return verdict{}
 	case !rules.Cover(e.Owner):
-		return free(reasonNotFixed, fmt.Sprintf("pods of %s have no fixed addresses any more", ownerName(e.Owner)))
+		return giveUp(e, reasonNotFixed, fmt.Sprintf("pods of %s have no fixed addresses any more", ownerName(e.Owner)))
 	case !f.ownerRead:
 		return verdict{}
 	case f.owner == nil || f.owner.GetDeletionTimestamp() != nil:
-		return free(reasonOwnerGone, why)
+		return giveUp(e, reasonOwnerGone, why)
 	case !wanted:
-		return free(reasonNotWanted, why)
+		return giveUp(e, reasonNotWanted, why)
 	case !fixed.IsMachine(e.Owner) && runsWithout(e, f.next, rules):
-		return free(reasonPodWithout, fmt.Sprintf("pod %s was made anew and runs without it", e.Pod))
+		return giveUp(e, reasonPodWithout, fmt.Sprintf("pod %s was made anew and runs without it", e.Pod))
 	}
 	return verdict{}
+}
+
+// giveUp is what is done about an address that its owner has no use for: nobody knows whether what is in quarantine is silent.
+func giveUp(e Entry, reason, why string) verdict {
+	if e.Use == v2beta1.IPUseQuarantine {
+		return verdict{do: disown, reason: reason, why: why + ": any pod may have it once it is silent on the link"}
+	}
+	return verdict{do: release, reason: reason, why: why}
 }
 
 // runsWithout reports whether a pod took the place of the one that an address is kept after, and did not need it.

@@ -63,8 +63,8 @@ func keptIn(pool, address, pod string, owner v2beta1.IPOwner) *v2beta1.SpiderIP 
 	return ip
 }
 
-// TestDecideKept is the table of decideKept.
-func TestDecideKept(t *testing.T) {
+// TestDecideOwned is the table of decideOwned.
+func TestDecideOwned(t *testing.T) {
 	set, kruise := ownerOf("apps/v1", "StatefulSet", "web-1"), ownerOf("apps.kruise.io/v1beta1", "StatefulSet", "web-1")
 	vm := ownerOf("kubevirt.io/v1", "VirtualMachine", "web")
 	object := func(replicas int64, changes ...func(*unstructured.Unstructured)) findings {
@@ -136,12 +136,16 @@ func TestDecideKept(t *testing.T) {
 				t.Fatal("the entry is not kept")
 			}
 			e.Borne = tt.borne
-			got := decide(e, tt.found, tt.rules, collectAll)
-			if got.reason != tt.release || (got.do == release) != (tt.release != "") || !strings.Contains(got.why, tt.why) || (got.why == "") != (tt.why == "") {
-				t.Errorf("%+v, want %q: %s", got, tt.release, tt.why)
-			}
-			if off := decide(e, tt.found, tt.rules, config.GC{}); off != (verdict{}) {
-				t.Errorf("switched off: %+v", off)
+			for use, giveUp := range map[v2beta1.IPUse]action{v2beta1.IPUseKept: release, v2beta1.IPUseQuarantine: disown} {
+				e.Use = use
+				got := decideOwned(e, tt.found, tt.rules, collectAll)
+				if got.reason != tt.release || (got.do == giveUp) != (tt.release != "") || !strings.Contains(got.why, tt.why) || (got.why == "") != (tt.why == "") ||
+					got.proof() != (got.do == release) {
+					t.Errorf("%s: %+v, want %q: %s", use, got, tt.release, tt.why)
+				}
+				if off := decideOwned(e, tt.found, tt.rules, config.GC{}); off != (verdict{}) {
+					t.Errorf("%s, switched off: %+v", use, off)
+				}
 			}
 		})
 	}
@@ -413,6 +417,37 @@ func TestKeptForNobody(t *testing.T) {
 	k.equal("endpoints to look at again", len(k.endpoints), 0)
 
 	k.equal("requests of the next scan", k.scanNow(), []string{"GET " + pathOfForbidden, "GET " + pathOfWeb, "GET " + pathOfMachine})
+}
+
+// TestQuarantineForNobody: of a node that is lost, what a StatefulSet wants no more belongs to nobody: any pod may have it.
+func TestQuarantineForNobody(t *testing.T) {
+	k := newKeptTest(t)
+	k.pool("a", "10.6.0.10-10.6.0.99")
+	k.owner("apps/v1", "StatefulSet", "web", 1)
+	for address, pod := range map[string]string{"10.6.0.10": "web-0", "10.6.0.11": "web-1", "10.6.0.12": "gone-0"} {
+		ip := keptIn("a", address, pod, ownerOf("apps/v1", "StatefulSet", pod))
+		ip.Spec.Use, ip.Spec.Reason = v2beta1.IPUseQuarantine, "before"
+		if err := k.cluster.ledger.Claim(t.Context(), ip); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.endpoint("web-1", nil, "10.6.0.11")
+	const pathOfGone = "/apis/apps/v1/namespaces/shop/statefulsets/gone"
+	k.equal("requests", k.scanNow(), []string{"GET " + pathOfGone, "GET " + pathOfWeb, "PATCH spiderips/10.6.0.11", "PATCH spiderips/10.6.0.12"})
+	k.equal("requests of the next scan", k.scanNow(), []string{"GET " + pathOfWeb})
+	k.equal("held", k.held(), "10.6.0.10 Quarantine\n10.6.0.11 Quarantine\n10.6.0.12 Quarantine\nweb-1")
+	ip := &v2beta1.SpiderIP{}
+	k.get("10.6.0.11", ip)
+	const why = "StatefulSet web has 1 replicas and wants no pod web-1: any pod may have it once it is silent on the link"
+	if ip.Spec.Owner != nil || ip.Spec.Reason != why || ip.Annotations[v2beta1.AnnotationWritten] == "" {
+		t.Errorf("owner %v, reason %q", ip.Spec.Owner, ip.Spec.Reason)
+	}
+	told := []string{<-k.events.Events, <-k.events.Events}
+	if want := "Normal AddressDisowned 10.6.0.11 of pod shop/web-1: " + why; !slices.Contains(told, want) {
+		t.Errorf("Events %q, want %q", told, want)
+	}
+	l := &leader{registry: k.registry}
+	k.equal("counted", l.value(t, "spiderpool_controller_collected_total", "reason", reasonNotWanted, "action", "disown", "kind", "policy"), 1.0)
 }
 
 // TestNothingKept: as long as nothing is kept nothing is asked.

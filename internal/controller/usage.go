@@ -254,10 +254,10 @@ func (u *usage) in(pool string) []Entry {
 	return out
 }
 
-// kept returns what no pod has and is kept, of all pools, in no order.
-func (u *usage) kept() (out []Entry) {
+// fixedWithoutPod returns the fixed addresses that no pod has, of all pools, in no order: those that are kept, or in quarantine.
+func (u *usage) fixedWithoutPod() (out []Entry) {
 	u.each(func(e Entry) {
-		if e.Use == v2beta1.IPUseKept && e.Owner != nil {
+		if e.Owner != nil && (e.Use == v2beta1.IPUseKept || e.Use == v2beta1.IPUseQuarantine) {
 			out = append(out, e)
 		}
 	})

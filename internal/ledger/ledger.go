@@ -118,9 +118,19 @@ func (l *Ledger) remove(ctx context.Context, ip *v2beta1.SpiderIP) error {
 // of it only name, UID, resourceVersion and address are asked. Errors as of
 // Update.
 func (l *Ledger) Mark(ctx context.Context, ip *v2beta1.SpiderIP, use v2beta1.IPUse, reason string) error {
+	return l.patch(ctx, ip, map[string]any{"use": use, "reason": reason})
+}
+
+// Disown writes that an address in quarantine belongs to no owner any more, and
+// why, as Mark does.
+func (l *Ledger) Disown(ctx context.Context, ip *v2beta1.SpiderIP, reason string) error {
+	return l.patch(ctx, ip, map[string]any{"owner": nil, "reason": reason})
+}
+
+func (l *Ledger) patch(ctx context.Context, ip *v2beta1.SpiderIP, spec map[string]any) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": ip.UID, "resourceVersion": ip.ResourceVersion, "annotations": map[string]string{v2beta1.AnnotationWritten: rand.String(8)}},
-		"spec":     map[string]any{"use": use, "reason": reason},
+		"spec":     spec,
 	})
 	if err == nil {
 		err = over(ctx)
