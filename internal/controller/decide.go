@@ -19,8 +19,10 @@ const (
 	// agentTime is how long the agent of a ready node has to free an address by itself. It needs a second after a DEL, and
 	// two looks 20 s apart without one; the rest is for an agent that is being replaced.
 	agentTime = time.Minute
-	// conflictTime is how long an address is given to nobody after a host that is no pod has answered for it.
-	conflictTime = 10 * time.Minute
+	// quarantineTime is how long an address is given to nobody after a host that is no pod has answered for it; and, if its
+	// Node was deleted, only to who finds it silent: a kubelet that runs on takes as long as the pod's grace period, also for a
+	// pod that the garbage collection deletes by force.
+	quarantineTime = 10 * time.Minute
 )
 
 // Why an address is collected, as the metrics say it.
@@ -115,7 +117,7 @@ func (v verdict) proof() bool {
 //	-----------------+----------------------+--------------+--------------------------+--------------------------------------
 //	any              | any                  | any          | GC_IP_ENABLED is false   | keep
 //	Kept             | any                  | any          |                          | keep: see decideOwned
-//	Quarantine       | any                  | any          | a host answered for it   | wait conflictTime: release,
+//	Quarantine       | any                  | any          | a host answered for it   | wait quarantineTime: release,
 //	                 |                      |              |                          |   quarantine_over
 //	Pod, Quarantine  | living, not known    | any          |                          | keep
 //	Pod, Quarantine  | any                  | not known    |                          | keep
@@ -124,11 +126,14 @@ func (v verdict) proof() bool {
 //	                 |                      |              |   false                  |
 //	Pod, Quarantine  | terminating          | not ready,   | ..._ON_NOT_READY_... is  | keep
 //	                 |                      |   deleted    |   false                  |
+//	Pod              | all                  | deleted      |                          | wait: quarantine, node_deleted
 //	Quarantine       | all                  | deleted      | a container that a       | keep
-//	Pod              | all                  | deleted      |   machine left may bear  | wait: quarantine, node_deleted
+//	                 |                      |              |   machine left may bear  |
 //	                 |                      |              |   it                     |
-//	Pod, Quarantine  | all                  | deleted      | fixed                    | wait: write Kept, node_deleted
-//	Pod, Quarantine  | all                  | deleted      | not fixed                | wait: release, node_deleted
+//	Quarantine       | all                  | deleted      | fixed                    | wait, and quarantineTime: write
+//	                 |                      |              |                          |   Kept, node_deleted
+//	Quarantine       | all                  | deleted      | not fixed                | wait, and quarantineTime: release,
+//	                 |                      |              |                          |   node_deleted
 //	Pod, Quarantine  | static, no mirror    | there        |                          | keep
 //	Quarantine       | all                  | there        |                          | keep: a probe lets another have it,
 //	                 |                      |              |                          |   and its agent frees it
@@ -137,19 +142,23 @@ func (v verdict) proof() bool {
 //	                 |                      |              |                          |   agentTime: quarantine, pod_...
 //
 // To wait is to wait for the delay of the configuration, which evicted pods have of their own, and before it for the grace
-// period of a pod that is terminating. Of a node that was deleted the administrator has said that nothing runs there any more.
+// period of a pod that is terminating. Of a node that was deleted the administrator has said that nothing runs there any more,
+// and what may end yet has quarantineTime for it.
 // What the owner of a fixed address has to do with it decideOwned says, within seconds after it is written here.
 func decide(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
 	switch {
 	case !gc.Enabled, e.Use == v2beta1.IPUseKept:
 		return verdict{}
 	case e.Conflict:
-		return waited(f, conflictTime, verdict{do: release, reason: reasonQuarantineOver,
-			why: fmt.Sprintf("a host that is no pod answered for it, and it was given to nobody for %s", conflictTime)})
+		return waited(f, quarantineTime, verdict{do: release, reason: reasonQuarantineOver,
+			why: fmt.Sprintf("a host that is no pod answered for it, and it was given to nobody for %s", quarantineTime)})
 	case f.pod == podUnknown, f.pod == podLiving, f.node == nodeUnknown, switchedOff(f, gc):
 		return verdict{}
+	case f.node == nodeDeleted && e.Use == v2beta1.IPUseQuarantine:
+		return waited(f, patience(f, gc)+quarantineTime, afterQuarantine(e, rules))
 	case f.node == nodeDeleted:
-		return waited(f, patience(f, gc), decideDeleted(e, rules))
+		return waited(f, patience(f, gc), verdict{do: quarantine, reason: reasonNodeDeleted,
+			why: fmt.Sprintf("pod %s is gone and node %s was deleted: another pod may have it once it is silent on the link", e.Pod, e.Node)})
 	case f.pod == podNoMirror, e.Use == v2beta1.IPUseQuarantine:
 		return verdict{}
 	}
@@ -164,14 +173,12 @@ func decide(e Entry, f findings, rules fixed.Rules, gc config.GC) verdict {
 		why: fmt.Sprintf("pod %s %s and node %s %s: another pod may have it once it is silent on the link", e.Pod, what, e.Node, on)})
 }
 
-// decideDeleted is what becomes of an address of a node that was deleted.
-func decideDeleted(e Entry, rules fixed.Rules) verdict {
-	why := fmt.Sprintf("pod %s is gone and node %s was deleted", e.Pod, e.Node)
+// afterQuarantine is what becomes of an address of a node that was deleted, when it has been in quarantine.
+func afterQuarantine(e Entry, rules fixed.Rules) verdict {
+	why := fmt.Sprintf("pod %s is gone and node %s was deleted more than %s ago", e.Pod, e.Node, quarantineTime)
 	switch {
-	case e.Borne && e.Use == v2beta1.IPUseQuarantine:
-		return verdict{}
 	case e.Borne:
-		return verdict{do: quarantine, reason: reasonNodeDeleted, why: why + ", but a container that the machine left may bear it"}
+		return verdict{}
 	case e.Owner != nil && rules.Cover(e.Owner):
 		return verdict{do: keepOn, reason: reasonNodeDeleted, why: why + "; it is kept " + fixed.Until(e.Owner, podOf(e).Name)}
 	}
