@@ -266,7 +266,7 @@ func (e *explanation) usage(ctx context.Context, p *pool.Pool) (pool.Usage, erro
 		if a, err := addr.ParseAddr(entry.Spec.Address); err != nil || !gives.Contains(a) {
 			continue
 		}
-		if u.CountKept(&entry.Spec, e.pod.Namespace) {
+		if u.CountWithoutPod(&entry.Spec, e.pod.Namespace) {
 			continue
 		}
 		holder, err := e.holder(ctx, entry)

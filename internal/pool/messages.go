@@ -21,9 +21,11 @@ type Usage struct {
 	Terminating int
 	Where       string
 	// Kept are fixed addresses that nobody bears and that wait for the next pod of
-	// an owner, by owner as KeptFor names it. KeptAtLeast says that there may be more.
+	// an owner, by owner as KeptFor names it; Quarantined are those that no pod has
+	// though somebody may bear them. AtLeast says that there may be more of both.
 	Kept        map[string]int
-	KeptAtLeast bool
+	Quarantined int
+	AtLeast     bool
 	// Reserved is how many more the pool has that are given to nobody.
 	Reserved addr.Count
 	// Holders are pods that hold addresses, those first that people should see
@@ -92,9 +94,13 @@ func FreeKept(owner, name string) string {
 	return fmt.Sprintf("scale in or delete %s, or run 'kubectl delete spiderip %s'", owner, name)
 }
 
-// CountKept counts an address among those that are kept, for somebody in a
-// namespace, and reports whether it is one.
-func (u *Usage) CountKept(s *v2beta1.IPSpec, namespace string) bool {
+// CountWithoutPod counts an address among those that are kept, for somebody in a
+// namespace, or in quarantine, and reports whether it is one.
+func (u *Usage) CountWithoutPod(s *v2beta1.IPSpec, namespace string) bool {
+	if s.Use == v2beta1.IPUseQuarantine {
+		u.Quarantined++
+		return true
+	}
 	owner := KeptFor(s, namespace)
 	if owner == "" {
 		return false
@@ -124,8 +130,8 @@ func HeldRequest(a netip.Addr, h Holder) string {
 	return fmt.Sprintf("the address %s that was asked for is held by %s", a, h)
 }
 
-// String is "3 free of 50, 2 terminating, 4 kept for StatefulSet db, 5 more
-// reserved; held by shop/web-1 on node n2 (running, of Deployment web)".
+// String is "3 free of 50, 2 terminating, 4 kept for StatefulSet db, 1 in
+// quarantine, 5 more reserved; held by shop/web-1 on node n2 (running, of Deployment web)".
 func (u Usage) String() string {
 	text := fmt.Sprintf("%s free of %s", u.Free, u.Size)
 	if u.Terminating > 0 {
@@ -133,7 +139,7 @@ func (u Usage) String() string {
 	}
 	var kept []string
 	atLeast := ""
-	if u.KeptAtLeast {
+	if u.AtLeast {
 		atLeast = "at least "
 	}
 	for _, owner := range slices.Sorted(maps.Keys(u.Kept)) {
@@ -141,6 +147,9 @@ func (u Usage) String() string {
 	}
 	if len(kept) > 0 {
 		text += ", " + Few(kept)
+	}
+	if u.Quarantined > 0 {
+		text += fmt.Sprintf(", %s%d in quarantine", atLeast, u.Quarantined)
 	}
 	if !u.Reserved.IsZero() {
 		text += fmt.Sprintf(", %s more reserved", u.Reserved)

@@ -35,8 +35,10 @@ func TestUsage(t *testing.T) {
 		{Usage{Size: count(50), Terminating: 2, Reserved: count(5), Kept: map[string]int{"StatefulSet b": 1, "VirtualMachine a": 1, "StatefulSet a": 12}},
 			"0 free of 50, 2 terminating, 12 kept for StatefulSet a, 1 kept for StatefulSet b, 1 kept for VirtualMachine a, 5 more reserved"},
 		{Usage{Size: count(9), Kept: map[string]int{"S 5": 1, "S 4": 1, "S 3": 1, "S 2": 1, "S 1": 1}}, "0 free of 9, 1 kept for S 1, 1 kept for S 2, 1 kept for S 3, and 2 more"},
-		{Usage{Size: count(9), Kept: map[string]int{"StatefulSet b": 1, "StatefulSet a": 4}, KeptAtLeast: true}, "0 free of 9, at least 4 kept for StatefulSet a, at least 1 kept for StatefulSet b"},
-		{Usage{Size: count(9), KeptAtLeast: true}, "0 free of 9"},
+		{Usage{Size: count(9), Kept: map[string]int{"StatefulSet b": 1, "StatefulSet a": 4}, AtLeast: true}, "0 free of 9, at least 4 kept for StatefulSet a, at least 1 kept for StatefulSet b"},
+		{Usage{Size: count(9), AtLeast: true}, "0 free of 9"},
+		{Usage{Size: count(9), Quarantined: 2, Reserved: count(1)}, "0 free of 9, 2 in quarantine, 1 more reserved"},
+		{Usage{Size: count(9), Kept: map[string]int{"StatefulSet a": 1}, Quarantined: 2, AtLeast: true}, "0 free of 9, at least 1 kept for StatefulSet a, at least 2 in quarantine"},
 		{Usage{Size: count(1), Holders: []Holder{{Pod: "shop/web-1", State: "kept for StatefulSet web"}}}, "0 free of 1; held by shop/web-1 (kept for StatefulSet web)"},
 		{Usage{Size: count(1), Holders: []Holder{old}}, "0 free of 1; held by shop/web-1 on node n2 (running, of the same Deployment web, " + hint + ")"},
 		{Usage{Size: count(1), Holders: []Holder{{Pod: "a/b", Node: "n", State: "being deleted", Owner: "Deployment web", SameOwner: true}}},
@@ -53,8 +55,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestCountKept: what is kept is counted by its owner, who is named with the namespace if that is not the asker's.
-func TestCountKept(t *testing.T) {
+// TestCountWithoutPod: what is kept is counted by its owner, who is named with the namespace if that is not the asker's.
+func TestCountWithoutPod(t *testing.T) {
 	web, db := &v2beta1.IPOwner{Kind: "StatefulSet", Name: "web"}, &v2beta1.IPOwner{Kind: "VirtualMachine", Name: "db"}
 	var u Usage
 	for _, tc := range []struct {
@@ -68,16 +70,16 @@ func TestCountKept(t *testing.T) {
 		{"bank", web, v2beta1.IPUseKept, true},
 		{"shop", db, v2beta1.IPUseKept, true},
 		{"shop", web, v2beta1.IPUsePod, false},
-		{"shop", web, v2beta1.IPUseQuarantine, false},
+		{"shop", web, v2beta1.IPUseQuarantine, true},
 		{"shop", nil, v2beta1.IPUseKept, false},
 	} {
 		s := &v2beta1.IPSpec{Pod: v2beta1.IPPod{Namespace: tc.namespace}, Owner: tc.owner, Use: tc.use}
-		if got := u.CountKept(s, "shop"); got != tc.want {
+		if got := u.CountWithoutPod(s, "shop"); got != tc.want {
 			t.Errorf("%+v is counted: %t", tc, got)
 		}
 	}
-	if want := map[string]int{"StatefulSet web": 2, "StatefulSet bank/web": 1, "VirtualMachine db": 1}; !maps.Equal(u.Kept, want) {
-		t.Errorf("counted %v, want %v", u.Kept, want)
+	if want := map[string]int{"StatefulSet web": 2, "StatefulSet bank/web": 1, "VirtualMachine db": 1}; !maps.Equal(u.Kept, want) || u.Quarantined != 1 {
+		t.Errorf("counted %+v, want %v and one in quarantine", u, want)
 	}
 }
 

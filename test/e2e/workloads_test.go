@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -69,40 +71,45 @@ func TestDaemonSet(t *testing.T) {
 	s.held(0)
 }
 
-// TestJob: pods that finished give their addresses back while they are still
-// listed, and their endpoints show none.
+// TestJob: pods that finished, well or not, give their addresses back while they are still listed, and their endpoints show
+// none.
 func TestJob(t *testing.T) {
 	s := begin(t, 50)
-	n := int32(3)
-	template := s.template("sh", "-c", "ip -o addr show scope global; sleep 2")
-	template.Spec.RestartPolicy = corev1.RestartPolicyNever
-	j := &batchv1.Job{ObjectMeta: s.meta(), Spec: batchv1.JobSpec{Parallelism: &n, Completions: &n, Template: template}}
-	s.make(j)
-	s.eventually(func() string {
-		if err := s.Get(s.Context(), client.ObjectKeyFromObject(j), j); err != nil {
-			return err.Error()
-		}
-		if j.Status.Succeeded != n {
-			return "the Job is not done"
-		}
-		return ""
-	})
-	s.held(0)
-	s.endpoints("Job", "web", 3)
-	s.eventually(func() string {
-		var list v2beta1.SpiderEndpointList
-		if err := s.List(s.Context(), &list, client.InNamespace(s.namespace)); err != nil {
-			return err.Error()
-		}
-		for _, e := range list.Items {
-			if len(e.Status.Current.IPs) > 0 {
-				return e.Name + " still shows an address"
+	const n = 3
+	for _, exit := range []int{0, 1} {
+		template := s.template("sh", "-c", fmt.Sprintf("ip -o addr show scope global; sleep 2; exit %d", exit))
+		template.Spec.RestartPolicy = corev1.RestartPolicyNever
+		indexed := batchv1.IndexedCompletion
+		j := &batchv1.Job{ObjectMeta: s.meta(), Spec: batchv1.JobSpec{Parallelism: ptr.To[int32](n), Completions: ptr.To[int32](n), Template: template,
+			CompletionMode: &indexed, BackoffLimitPerIndex: ptr.To[int32](0)}}
+		s.make(j)
+		s.eventually(func() string {
+			if err := s.Get(s.Context(), client.ObjectKeyFromObject(j), j); err != nil {
+				return err.Error()
 			}
-		}
-		return ""
-	})
-	s.remove(j)
-	s.endpoints("", "", 0)
+			if want := [2]int32{n * int32(1-exit), n * int32(exit)}; [2]int32{j.Status.Succeeded, j.Status.Failed} != want {
+				return fmt.Sprintf("%d have succeeded and %d failed, want %v", j.Status.Succeeded, j.Status.Failed, want)
+			}
+			return ""
+		})
+		s.held(0)
+		s.endpoints("Job", "web", n)
+		s.eventually(func() string {
+			var list v2beta1.SpiderEndpointList
+			if err := s.List(s.Context(), &list, client.InNamespace(s.namespace)); err != nil {
+				return err.Error()
+			}
+			for _, e := range list.Items {
+				if len(e.Status.Current.IPs) > 0 {
+					return e.Name + " still shows an address"
+				}
+			}
+			return ""
+		})
+		s.remove(j)
+		s.gone(j)
+		s.endpoints("", "", 0)
+	}
 }
 
 // TestRefusedPod: the reason stands in the pod's events, and the pod starts by

@@ -54,7 +54,7 @@ func (a *Allocator) describe(ctx context.Context, r *Request, refused *Refused) 
 		}
 		described++
 		if full.Candidates.Count().Cmp(addr.CountOf(holdersOf)) > 0 {
-			a.countKept(ctx, r, tried.Pool, full)
+			a.countWithoutPod(ctx, r, tried.Pool, full)
 		} else {
 			a.nameHolders(ctx, r, full)
 		}
@@ -66,24 +66,24 @@ func (a *Allocator) nameHolders(ctx context.Context, r *Request, full *Full) {
 	for held := range full.Candidates.Ranges() {
 		for address := held.From(); held.Contains(address); address = address.Next() {
 			if entry, err := a.Ledger.Get(ctx, addr.Name(address)); err == nil && entry != nil {
-				full.Usage.CountKept(&entry.Spec, r.Pod.Namespace)
+				full.Usage.CountWithoutPod(&entry.Spec, r.Pod.Namespace)
 				full.Usage.Holders = append(full.Usage.Holders, a.holder(ctx, r, entry))
 			}
 		}
 	}
 }
 
-// countKept counts which addresses of a pool are kept. All ADDs of the node share what is read.
-func (a *Allocator) countKept(ctx context.Context, r *Request, name string, full *Full) {
+// countWithoutPod counts which addresses of a pool are kept or in quarantine. All ADDs of the node share what is read.
+func (a *Allocator) countWithoutPod(ctx context.Context, r *Request, name string, full *Full) {
 	read, err := a.podless.Get(ctx, name, time.Now().Add(-podlessAge), time.Time{})
 	if err != nil {
 		return // it takes too long
 	}
-	full.Usage.KeptAtLeast = read.Value.more
+	full.Usage.AtLeast = read.Value.more
 	for i := range read.Value.entries {
 		s := &read.Value.entries[i].Spec
 		if address, err := addr.ParseAddr(s.Address); err == nil && full.Candidates.Contains(address) {
-			full.Usage.CountKept(s, r.Pod.Namespace)
+			full.Usage.CountWithoutPod(s, r.Pod.Namespace)
 		}
 	}
 }

@@ -68,6 +68,7 @@ func (a *Allocator) silentOf(ctx context.Context, r *Request, pool string, candi
 		}
 		l, err := a.Leases.TakeOver(ctx, r.iface, entry, r.spec(a.Node))
 		if !errors.Is(err, ledger.ErrLost) {
+			a.usages.Of(pool).Answered(lease.AddressOf(entry)) // what is known of it is old: its new pod would answer the next ADD
 			return l, away(err)
 		}
 	}
@@ -91,7 +92,7 @@ func (a *Allocator) silent(ctx context.Context, r *Request, entry *v2beta1.Spide
 	host, err := a.answers(ctx, r, address)
 	if host != nil {
 		known.Answered(address)
-		a.Log.Info("an address stays in quarantine: a host answers for it", "address", address, "host", host,
+		a.Log.Info("an address stays in quarantine: a host answers for it", "address", address, "host", host.String(),
 			"pod", entry.Spec.Pod.Namespace+"/"+entry.Spec.Pod.Name, "node", entry.Spec.Node)
 	}
 	if _, unprobed := errors.AsType[*probe.Unprobed](err); unprobed {

@@ -205,7 +205,7 @@ func (u *Pool) Ask(a netip.Addr) bool {
 	return true
 }
 
-// Answered notes that a host has answered for an address in quarantine.
+// Answered notes that a host has answered for an address in quarantine, or is about to: it is not asked for again for a while.
 func (u *Pool) Answered(a netip.Addr) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
