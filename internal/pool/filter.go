@@ -45,7 +45,7 @@ func Choose(s *PodContext, f Family, candidates []Candidate) (serve []*Pool, ref
 func (p *Pool) rank() (rank int) {
 	says := func(names []string, s labels.Selector) bool { return len(names) == 0 && s != nil && !s.Empty() } // it is looked at
 	for _, bound := range []bool{
-		says(nil, p.pod), len(p.spec.NodeName) > 0, says(p.spec.NodeName, p.node),
+		says(nil, p.pod) || p.Automatic != nil, len(p.spec.NodeName) > 0, says(p.spec.NodeName, p.node),
 		len(p.spec.NamespaceName) > 0, says(p.spec.NamespaceName, p.ns), len(p.spec.MultusName) > 0,
 	} {
 		rank *= 2
@@ -75,6 +75,7 @@ func (p *Pool) Refuses(s *PodContext, f Family) string {
 		p.unmatched("Node", p.spec.NodeName, p.node, s.Node, s.NodeLabels),
 		p.unmatched("Namespace", p.spec.NamespaceName, p.ns, s.Namespace, s.NamespaceLabels),
 		p.unmatched("Pod", nil, p.pod, "", s.PodLabels),
+		p.unmatchedApplication(s),
 	); why != "" {
 		return why
 	}
@@ -82,6 +83,13 @@ func (p *Pool) Refuses(s *PodContext, f Family) string {
 		return why
 	}
 	return p.refusesParent(s)
+}
+
+func (p *Pool) unmatchedApplication(s *PodContext) string {
+	if p.Automatic == nil {
+		return ""
+	}
+	return p.Automatic.refuses(s)
 }
 
 // refusesNetwork binds a pool to Multus networks, if it names any.

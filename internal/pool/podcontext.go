@@ -13,6 +13,11 @@ type PodContext struct {
 
 	PodLabels      map[string]string
 	PodAnnotations map[string]string
+	// AutomaticPools says that pods may ask for SpiderSubnets. Application is the
+	// workload at the top of the owners of one that does; nil if it has none, or
+	// asks for none.
+	AutomaticPools bool
+	Application    *Application
 
 	// Interface is the name that the interface has in the pod, as CNI gives it.
 	Interface string

@@ -63,6 +63,8 @@ type Pool struct {
 	Gateway netip.Addr
 	Routes  []Route
 	Default bool
+	// Automatic is what an automatic pool is made for; nil for any other.
+	Automatic *Automatic
 	// Warnings tell an administrator what was not taken as it is written.
 	Warnings []string
 
@@ -82,6 +84,7 @@ func Parse(p *v2beta1.SpiderIPPool) (*Pool, field.ErrorList) {
 		Name:        p.Name,
 		UID:         p.UID,
 		Default:     deref(p.Spec.Default),
+		Automatic:   AutomaticOf(p),
 		spec:        p.Spec,
 		terminating: p.DeletionTimestamp != nil,
 		foreign:     IsForeign(p),
@@ -250,7 +253,9 @@ func (p *Pool) parseSelectors(spec *field.Path) (errs field.ErrorList) {
 	}
 	p.node = selector("nodeAffinity", p.spec.NodeAffinity)
 	p.ns = selector("namespaceAffinity", p.spec.NamespaceAffinity)
-	p.pod = selector("podAffinity", p.spec.PodAffinity)
+	if p.Automatic == nil { // its podAffinity names the application
+		p.pod = selector("podAffinity", p.spec.PodAffinity)
+	}
 	return errs
 }
 

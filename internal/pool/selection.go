@@ -24,6 +24,9 @@ type Selection struct {
 	// Source is where the names come from, for messages.
 	Source string
 	Names  map[Family][]string
+	// Subnets are the SpiderSubnets that the pod asks for, whose automatic pools are
+	// in Names as soon as they are made; nil if it asks for none.
+	Subnets map[Family]string
 	// CleanGateway leaves the default route out; nil if the source does not say.
 	CleanGateway *bool
 }
@@ -56,6 +59,9 @@ func SelectionOf(s *PodContext, pools []*Pool, enabled []Family) (Selection, err
 	if err != nil {
 		return Selection{}, err
 	}
+	if w.Subnets != nil {
+		return w, nil
+	}
 	w.Names = maps.Clone(w.Names)
 	maps.DeleteFunc(w.Names, func(f Family, names []string) bool { return len(names) == 0 || !slices.Contains(enabled, f) })
 	if err := w.check(enabled); err != nil {
@@ -69,7 +75,10 @@ func SelectionOf(s *PodContext, pools []*Pool, enabled []Family) (Selection, err
 
 // source returns the first source that is present: it names a pool, or is wrong.
 func source(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
-	for _, of := range []func(*PodContext, []Family) (Selection, error){ofSubnets, ofInterfaces, ofPod, ofNamespace, ofConf} {
+	if w, err := ofSubnets(s, pools, enabled); err != nil || w.Subnets != nil {
+		return w, err
+	}
+	for _, of := range []func(*PodContext, []Family) (Selection, error){ofInterfaces, ofPod, ofNamespace, ofConf} {
 		if w, err := of(s, enabled); err != nil || !w.isEmpty() {
 			return w, err
 		}
@@ -77,16 +86,28 @@ func source(s *PodContext, pools []*Pool, enabled []Family) (Selection, error) {
 	return ofDefaults(pools)
 }
 
-// ofSubnets stands where automatic pools will: what asks for one must not be
-// served from elsewhere.
-func ofSubnets(s *PodContext, _ []Family) (w Selection, err error) {
-	for _, key := range []string{v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet} {
-		if _, ok := s.PodAnnotations[key]; ok {
-			err = fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled", v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet)
-		}
+// ofSubnets are the automatic pools of the pod's application. What asks for a
+// SpiderSubnet is not served from elsewhere.
+func ofSubnets(s *PodContext, pools []*Pool, enabled []Family) (w Selection, err error) {
+	if AsksForSubnets(s.PodAnnotations) && !s.AutomaticPools {
+		return w, fmt.Errorf("it's invalid to use '%s' or '%s' annotation when Auto-Pool feature is disabled", v2beta1.AnnotationSubnets, v2beta1.AnnotationSubnet)
 	}
-	return w, err
+	ask, err := AskOf(s.PodAnnotations, enabled)
+	switch {
+	case err != nil || ask == nil:
+		return w, err
+	case s.Application == nil:
+		return w, fmt.Errorf("wrong input, %s: SpiderSubnet feature doesn't support no-controller pod: let a Deployment, StatefulSet or another controller make it", ask.Source)
+	case ask.Subnets[s.Interface] == nil:
+		return w, fmt.Errorf("wrong input, %s: interface %s must be specified", ask.Source, s.Interface)
+	}
+	w = Selection{Source: ask.Source, Subnets: ask.Subnets[s.Interface]}
+	w.Names = automaticNames(s, w.Subnets, pools)
+	return w, nil
 }
+
+// Has reports whether an ADD gets an address of a family.
+func (w Selection) Has(f Family) bool { return len(w.Names[f]) > 0 || w.Subnets[f] != "" }
 
 // names are pools as annotations name them.
 type names struct {
