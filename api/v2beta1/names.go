@@ -63,6 +63,11 @@ const (
 	LabelOwnerSpiderSubnet = "ipam.spidernet.io/owner-spider-subnet"
 )
 
+// AnnotationCarving, on an automatic pool, are ranges of its SpiderSubnet that the controller is about to give it, as in
+// spec.ips and joined by commas. They are announced so before anybody may have them, and become part of spec.ips when a look
+// at all pools after that has shown that nobody else wants them.
+const AnnotationCarving = "ipam.spidernet.io/carving"
+
 // Labels of an automatic pool: the application that it was made for.
 const (
 	// LabelOwnerApplicationGV is group and version, "apps_v1", or "v1" of the core group.

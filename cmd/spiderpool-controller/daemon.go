@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,8 +27,10 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
 	"github.com/spidernet-io/spiderpool/internal/certs"
 	"github.com/spidernet-io/spiderpool/internal/config"
+	"github.com/spidernet-io/spiderpool/internal/controller"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/logging"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/ports"
 )
 
@@ -80,7 +83,7 @@ func daemon(ctx context.Context, f flags) error {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Events.Events("")})
 	defer broadcaster.Shutdown()
-	lead := &leader{clients: clients, env: env, subnets: conf.EnableSpiderSubnet, fixed: conf.FixedAddresses(), log: log,
+	lead := &leader{clients: clients, env: env, subnets: conf.EnableSpiderSubnet, automatic: automaticPools(conf), fixed: conf.FixedAddresses(), log: log,
 		events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-controller"})}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -89,6 +92,17 @@ func daemon(ctx context.Context, f flags) error {
 	group.Go(func() error { lead.run(ctx); return nil })
 	servePorts(ctx, group, env, clients.Live, certificate, lead, log)
 	return group.Wait()
+}
+
+func automaticPools(conf config.Config) controller.AutomaticPools {
+	out := controller.AutomaticPools{Enabled: conf.EnableSpiderSubnet && conf.EnableAutoPoolForApplication, Redundant: conf.AutoPoolRedundantIPNumber}
+	for f, enabled := range map[pool.Family]bool{pool.IPv4: conf.EnableIPv4, pool.IPv6: conf.EnableIPv6} {
+		if enabled {
+			out.Families = append(out.Families, f)
+		}
+	}
+	slices.Sort(out.Families)
+	return out
 }
 
 // tellSettings logs what is set and does not do what its name says.

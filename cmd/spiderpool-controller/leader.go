@@ -37,10 +37,11 @@ type leader struct {
 	env     config.Controller
 	// subnets says that SpiderSubnets are enabled.
 	subnets bool
-	// fixed says which pods have fixed addresses.
-	fixed  fixed.Rules
-	events record.EventRecorder
-	log    *slog.Logger
+	// automatic says whether pools are made for applications, fixed which pods have fixed addresses.
+	automatic controller.AutomaticPools
+	fixed     fixed.Rules
+	events    record.EventRecorder
+	log       *slog.Logger
 
 	// registry has what the leader of this election counts; nil while another leads.
 	registry atomic.Pointer[prometheus.Registry]
@@ -92,7 +93,7 @@ func (l *leader) once(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	if err := controller.Setup(mgr, controller.Options{
 		Live: l.clients.Live, Watch: l.clients.Watch, Events: l.events, Metrics: registry, DebugMetrics: l.env.EnabledDebugMetric,
-		FixedAddresses: l.fixed, GC: l.env.GC, Log: l.log,
+		FixedAddresses: l.fixed, GC: l.env.GC, AutomaticPools: l.automatic, Log: l.log,
 	}); err != nil {
 		return fmt.Errorf("prepare the leader: %w", err)
 	}

@@ -36,7 +36,8 @@ func (o Options) judgePool(ctx context.Context, e edit[*v2beta1.SpiderIPPool]) (
 	}
 	around := o.around(e.user)
 	change := pool.ChangeOfPool(e.before, e.after)
-	isNew := e.before == nil || !change.Added.IsEmpty()
+	// Of its automatic pools the controller has looked at all that is around them.
+	isNew := (e.before == nil || !change.Added.IsEmpty()) && !(around.ByController && pool.IsAutomatic(e.after))
 	if isNew {
 		if around.Pools, err = o.pools(ctx); err != nil {
 			return v, err

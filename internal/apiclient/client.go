@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -79,7 +81,7 @@ func New(cfg *rest.Config) (*Clients, error) {
 // Scheme knows the Kubernetes core types and Spiderpool's own.
 func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	add := runtime.NewSchemeBuilder(corev1.AddToScheme, v2beta1.AddToScheme, metav1.AddMetaToScheme)
+	add := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, v2beta1.AddToScheme, metav1.AddMetaToScheme)
 	utilruntime.Must(add.AddToScheme(s)) // fails for two types of one name: a mistake in this program
 	return s
 }

@@ -53,8 +53,8 @@ func known() meta.RESTMapper {
 		{v2beta1.GroupVersion, meta.RESTScopeNamespace, []string{"SpiderEndpoint"}},
 		{corev1.SchemeGroupVersion, meta.RESTScopeRoot, []string{"Node", "Namespace"}},
 		{corev1.SchemeGroupVersion, meta.RESTScopeNamespace, []string{"Pod", "Event"}},
-		{appsv1.SchemeGroupVersion, meta.RESTScopeNamespace, []string{"ReplicaSet"}},
-		{batchv1.SchemeGroupVersion, meta.RESTScopeNamespace, []string{"Job"}},
+		{appsv1.SchemeGroupVersion, meta.RESTScopeNamespace, []string{"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet"}},
+		{batchv1.SchemeGroupVersion, meta.RESTScopeNamespace, []string{"Job", "CronJob"}},
 	} {
 		for _, kind := range of.kinds {
 			m.Add(of.version.WithKind(kind), of.scope)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 )
@@ -38,8 +37,8 @@ type collection struct {
 	seen map[netip.Addr]*sighting
 }
 
-func newCollection(a *actor, watching client.WithWatch, u *usage, i *inventory) *collection {
-	return &collection{actor: a, usage: u, inventory: i, changed: i.changed, pods: newPods(watching, i.changed), seen: map[netip.Addr]*sighting{}}
+func newCollection(a *actor, p *pods, u *usage, i *inventory) *collection {
+	return &collection{actor: a, usage: u, inventory: i, changed: i.changed, pods: p, seen: map[netip.Addr]*sighting{}}
 }
 
 // suspect is an entry that the first look would not keep.

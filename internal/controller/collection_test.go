@@ -74,7 +74,7 @@ func newCollectTest(t *testing.T, gc config.GC) *collectTest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.collection = newCollection(a, nil, newUsage(), newInventory())
+	c.collection = newCollection(a, newPods(nil, newSignal()), newUsage(), newInventory())
 	c.usage.changed = func(string) {}
 	t.Cleanup(c.tidyPods)
 	return c
@@ -532,7 +532,7 @@ func TestCollectionOfNewLeader(t *testing.T) {
 	c.watched()
 	c.passAfter(0)
 	c.passAfter(agentTime - time.Second)
-	c.collection = newCollection(c.actor, nil, c.usage, c.inventory)
+	c.collection = newCollection(c.actor, newPods(nil, newSignal()), c.usage, c.inventory)
 	c.watched()
 	c.equal("asked by the next leader", append(c.passAfter(0), c.passAfter(agentTime-time.Second)...), []string(nil))
 	c.equal("asked at last", len(c.passAfter(time.Second)), 3)
@@ -724,8 +724,7 @@ func TestMemory(t *testing.T) {
 	if used > 100<<20 {
 		t.Error("more than 100 MiB")
 	}
-	c := newCollection(&actor{Options: Options{GC: collectAll, FixedAddresses: keepAll}}, nil, u, newInventory())
-	c.pods = p
+	c := newCollection(&actor{Options: Options{GC: collectAll, FixedAddresses: keepAll}}, p, u, newInventory())
 	least := time.Hour
 	for range 20 {
 		begin := time.Now()
@@ -776,7 +775,7 @@ func TestEndpointsOfNobody(t *testing.T) {
 // TestNothingWithoutWatches: as long as a watch has brought nothing no address is looked at.
 func TestNothingWithoutWatches(t *testing.T) {
 	for _, missing := range []string{"entries", "pods", "nodes", ""} {
-		c := newCollection(&actor{Options: Options{GC: collectAll}}, nil, newUsage(), newInventory())
+		c := newCollection(&actor{Options: Options{GC: collectAll}}, newPods(nil, newSignal()), newUsage(), newInventory())
 		for what, synced := range map[string]chan struct{}{"entries": c.usage.synced, "pods": c.pods.synced, "nodes": c.inventory.synced} {
 			if what != missing {
 				close(synced)

@@ -47,8 +47,10 @@ type Options struct {
 	// FixedAddresses says which pods have fixed addresses.
 	FixedAddresses fixed.Rules
 	// GC says which addresses are collected.
-	GC  config.GC
-	Log *slog.Logger
+	GC config.GC
+	// AutomaticPools says whether pools are made for applications.
+	AutomaticPools AutomaticPools
+	Log            *slog.Logger
 
 	// These are set by tests in place of the constants.
 	keptScan, keptSettled, collectGather time.Duration
@@ -93,22 +95,32 @@ func Setup(mgr manager.Manager, o Options) error {
 	if err := c.Watch(&sources{append(s.sources(watches), &heldSource{watching, s.usage, s.inventory.changed}), s.inventory.complete}); err != nil {
 		return fmt.Errorf("register the watches: %w", err)
 	}
-	if err := addCollection(mgr, watches, watching, o, s.usage, s.inventory); err != nil {
+	p := newPods(watching, s.inventory.changed)
+	if err := addCollection(mgr, watches, p, o, s.usage, s.inventory); err != nil {
 		return fmt.Errorf("register the collection of addresses: %w", err)
+	}
+	if o.AutomaticPools.Enabled {
+		err = mgr.Add(newAutomaticPools(o, watches, p, s.usage, s.inventory))
+	}
+	if err == nil && (o.GC.Enabled || o.AutomaticPools.Enabled) { // nobody else needs a watch of pods
+		err = mgr.Add(p)
+	}
+	if err != nil {
+		return fmt.Errorf("register the automatic pools: %w", err)
 	}
 	return errors.Join(addSubnets(mgr, watches, o), addReservations(mgr, watches, o))
 }
 
-// addCollection registers what collects addresses, unless that is switched off; then it needs no watch of pods.
-func addCollection(mgr manager.Manager, watches cache.Cache, watching client.WithWatch, o Options, u *usage, i *inventory) error {
+// addCollection registers what collects addresses, unless that is switched off.
+func addCollection(mgr manager.Manager, watches cache.Cache, p *pods, o Options, u *usage, i *inventory) error {
 	o.keptScan, o.keptSettled = cmp.Or(o.keptScan, keptScan), cmp.Or(o.keptSettled, keptSettled)
 	o.collectGather = cmp.Or(o.collectGather, collectGather)
 	a, err := newActor(o, watches)
 	if err != nil || !o.GC.Enabled {
 		return err
 	}
-	c := newCollection(a, watching, u, i)
-	return errors.Join(mgr.Add(newKeptAddresses(a, u)), mgr.Add(c.pods), mgr.Add(c), mgr.Add(endpoints{c}))
+	c := newCollection(a, p, u, i)
+	return errors.Join(mgr.Add(newKeptAddresses(a, u)), mgr.Add(c), mgr.Add(endpoints{c}))
 }
 
 // retries is the pause after a look that failed.

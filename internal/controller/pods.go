@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 	"unique"
@@ -14,7 +15,9 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/spidernet-io/spiderpool/internal/autopool"
 	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
 // podPage is how many pods one answer holds: they are large, and the leader's memory small.
@@ -27,11 +30,28 @@ type podFact struct {
 	mirrors string
 	state   podState
 	grace   time.Duration
+	// asks is set of a pod that asks for SpiderSubnets and that a workload of a kind of others made.
+	asks *podAsk
+}
+
+// podAsk is who made a pod, and its annotations about SpiderSubnets.
+type podAsk struct {
+	owner       metav1.OwnerReference
+	annotations map[string]string
+}
+
+// askOf is nil for a pod whose workload is watched.
+func askOf(p *corev1.Pod) *podAsk {
+	owner := metav1.GetControllerOfNoCopy(p)
+	if owner == nil || p.Spec.HostNetwork || !pool.AsksForSubnets(p.Annotations) || autopool.IsKnown(owner.APIVersion, owner.Kind) {
+		return nil
+	}
+	return &podAsk{*owner, subnetAnnotations(p.Annotations)}
 }
 
 // factOf is what counts of a pod. A mirror that is being deleted says nothing of its container.
 func factOf(p *corev1.Pod) podFact {
-	f := podFact{uid: p.UID, mirrors: p.Annotations[corev1.MirrorPodAnnotationKey], state: podLiving}
+	f := podFact{uid: p.UID, mirrors: p.Annotations[corev1.MirrorPodAnnotationKey], state: podLiving, asks: askOf(p)}
 	switch {
 	case p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted":
 		f.state = podEvicted
@@ -60,8 +80,9 @@ func (f *podFact) of(e Entry) (podState, time.Duration) {
 // pods is what the watch of all pods brought: the store of a reflector, and not an informer, whose objects would be ten times
 // as large.
 type pods struct {
-	client  client.WithWatch
-	changed signal
+	client client.WithWatch
+	// changed wakes the collection, asked who makes automatic pools.
+	changed, asked signal
 
 	mu     sync.Mutex
 	all    map[string]podFact // by "namespace/name"
@@ -69,7 +90,7 @@ type pods struct {
 }
 
 func newPods(c client.WithWatch, changed signal) *pods {
-	return &pods{client: c, changed: changed, all: map[string]podFact{}, synced: make(chan struct{})}
+	return &pods{client: c, changed: changed, asked: newSignal(), all: map[string]podFact{}, synced: make(chan struct{})}
 }
 
 // Start watches until ctx ends.
@@ -151,6 +172,9 @@ func (p *pods) Add(o any) error {
 	before, replaces := p.all[key]
 	p.all[key] = fact
 	p.mu.Unlock()
+	if fact.asks != nil && !replaces {
+		p.asked.raise()
+	}
 	if fact.state != podLiving || replaces && before.uid != fact.uid {
 		p.changed.raise()
 	}
@@ -184,6 +208,7 @@ func (p *pods) Replace(list []any, _ string) error {
 	}
 	p.mu.Unlock()
 	p.changed.raise()
+	p.asked.raise()
 	return nil
 }
 
@@ -198,6 +223,22 @@ func (p *pods) of(e Entry) (podState, time.Duration) {
 		return f.of(e)
 	}
 	return (*podFact)(nil).of(e)
+}
+
+// workloads are those of kinds of others whose pods ask for SpiderSubnets.
+func (p *pods) workloads(enabled []pool.Family) (out []autopool.Workload) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	seen := map[types.UID]bool{}
+	for name, f := range p.all {
+		if f.asks == nil || f.state != podLiving || seen[f.asks.owner.UID] {
+			continue
+		}
+		seen[f.asks.owner.UID] = true
+		namespace, _, _ := strings.Cut(name, "/")
+		out = append(out, *autopool.WorkloadOfPod(namespace, f.asks.owner, f.asks.annotations, enabled))
+	}
+	return out
 }
 
 // has reports whether there is a pod of a name, as far as the watch has brought it.

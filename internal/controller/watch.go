@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/autopool"
 )
 
 // Priorities in the queue of pools: an edit is judged before counts are brought up to date.
@@ -45,13 +46,17 @@ func enqueue(q workqueue.TypedRateLimitingInterface[reconcile.Request], priority
 // newCache prepares the leader's watches of everything but SpiderIPs, of which
 // it keeps less than a cache would.
 func newCache(mgr manager.Manager, o Options) (cache.Cache, error) {
+	byObject := map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: trimNode}}
+	for _, kind := range autopool.Kinds() {
+		byObject[kind] = cache.ByObject{Transform: trimWorkload}
+	}
 	c, err := cache.New(o.Watch, cache.Options{
 		Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultTransform: cache.TransformStripManagedFields(),
 		NewInformer: func(lw toolscache.ListerWatcher, o runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 			return toolscache.NewSharedIndexInformer(consistent(lw, func() {}), o, resync, indexers)
 		},
-		ByObject: map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: trimNode}},
+		ByObject: byObject,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("prepare the watches: %w", err)

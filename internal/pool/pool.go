@@ -41,6 +41,16 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
+// FamilyOfSubnet returns the family of a network in its text form, 0 if it is
+// none.
+func FamilyOfSubnet(subnet string) Family {
+	prefix, err := addr.ParsePrefix(subnet)
+	if err != nil {
+		return 0
+	}
+	return FamilyOf(prefix.Addr())
+}
+
 // Route is a route that pods of a pool get: Dst through GW.
 type Route struct {
 	Dst netip.Prefix

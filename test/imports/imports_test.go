@@ -38,9 +38,10 @@ var plan = map[string][]string{
 	"internal/agent/usage":      {"internal/agent/timing", "internal/addr"},
 	"internal/agent/publish":    {"internal/facts", "internal/fixed", "api/v2beta1"},
 	"internal/agent":            {"internal/agent/allocation", "internal/agent/lease", "internal/agent/metrics", "internal/agent/publish", "internal/agent/timing", "internal/coalesce", "internal/facts", "internal/fixed", "internal/ledger", "internal/pool", "internal/probe", "internal/wire", "internal/addr", "api/v2beta1"},
+	"internal/autopool":         {"internal/pool", "internal/addr", "api/v2beta1"},
 	"internal/certs":            {},
 	"internal/admission":        {"internal/ledger", "internal/pool", "internal/addr", "api/v2beta1"},
-	"internal/controller":       {"internal/ledger", "internal/facts", "internal/fixed", "internal/pool", "internal/config", "internal/addr", "api/v2beta1"},
+	"internal/controller":       {"internal/autopool", "internal/ledger", "internal/facts", "internal/fixed", "internal/pool", "internal/config", "internal/addr", "api/v2beta1"},
 	"internal/ctl":              {"internal/ledger", "internal/facts", "internal/fixed", "internal/pool", "internal/wire", "internal/config", "internal/addr", "api/v2beta1"},
 }
 

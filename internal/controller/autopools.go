@@ -1,0 +1,359 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/internal/autopool"
+	"github.com/spidernet-io/spiderpool/internal/facts"
+	"github.com/spidernet-io/spiderpool/internal/pool"
+)
+
+// AutomaticPools say whether pools are made for applications that ask for SpiderSubnets.
+type AutomaticPools struct {
+	Enabled bool
+	// Redundant is how many addresses more than pods a pool has where the application does not say.
+	Redundant int
+	// Families are those that are enabled.
+	Families []pool.Family
+}
+
+const (
+	// poolsGather is the least pause between two passes, for what changes at once is one.
+	poolsGather = 200 * time.Millisecond
+	// poolsRetry is the pause after a pass in which something failed or has to wait.
+	poolsRetry = 2 * time.Second
+	// poolsScan is the longest pause.
+	poolsScan = time.Minute
+	// poolWrites is how many pools are written at once.
+	poolWrites = 8
+)
+
+// Reasons of Events on workloads.
+const (
+	reasonPoolMade    = "AutomaticPool"
+	reasonPoolProblem = "AutomaticPoolProblem"
+)
+
+// automaticPools gives applications the pools that they ask for. A pass plans for all of them at once, from what the watches
+// brought, and writes the differences. Addresses of a subnet are taken in three steps: they are announced on the pool, all
+// pools and subnets are read live, and only what nobody else has or announces becomes the pool's. So another leader that is
+// still at it, or an administrator, never gets the same range. There is no other state: who leads next goes on from the pools.
+type automaticPools struct {
+	Options
+	watches   cache.Cache
+	workloads *workloads
+	pods      *pods
+	usage     *usage
+	inventory *inventory
+	changed   signal
+
+	// told is what was told of each workload, kept until when a pool that nobody asks for is not looked at again. One pass at a
+	// time uses them.
+	told map[types.UID]string
+	kept map[types.UID]time.Time
+}
+
+func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inventory) *automaticPools {
+	return &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, usage: u, inventory: i,
+		changed: newSignal(), told: map[types.UID]string{}, kept: map[types.UID]time.Time{}}
+}
+
+// Start passes when something has changed, and every minute, until ctx ends.
+func (a *automaticPools) Start(ctx context.Context) error {
+	if err := a.watch(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	for ctx.Err() == nil {
+		next := poolsScan
+		if err := a.pass(ctx); err != nil && ctx.Err() == nil {
+			if next = poolsRetry; !errors.Is(err, errWaits) {
+				a.Log.Warn("automatic pools are not what they should be yet", "error", err)
+			}
+		}
+		due := time.NewTimer(next)
+		gather := time.After(poolsGather)
+		select {
+		case <-a.changed:
+		case <-a.pods.asked:
+		case <-due.C:
+		case <-ctx.Done():
+		}
+		due.Stop()
+		select {
+		case <-gather:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// watch returns when all watches have brought their first list.
+func (a *automaticPools) watch(ctx context.Context) error {
+	if err := a.workloads.start(ctx, a.changed); err != nil {
+		return err
+	}
+	raise := toolscache.ResourceEventHandlerFuncs{AddFunc: func(any) { a.changed.raise() }, UpdateFunc: func(any, any) { a.changed.raise() },
+		DeleteFunc: func(any) { a.changed.raise() }}
+	for _, kind := range []client.Object{&v2beta1.SpiderIPPool{}, &v2beta1.SpiderSubnet{}, &v2beta1.SpiderReservedIP{}} {
+		informer, err := a.watches.GetInformer(ctx, kind)
+		if err == nil {
+			_, err = informer.AddEventHandler(raise)
+		}
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
+	}
+	for _, synced := range []chan struct{}{a.usage.synced, a.pods.synced, a.inventory.synced} {
+		select {
+		case <-synced:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// errWaits is the error of a pass that has to look again at what another announces.
+var errWaits = errors.New("addresses are announced for two pools")
+
+// pass makes pools what applications want. An error is the first thing that failed; the next pass tries again.
+func (a *automaticPools) pass(ctx context.Context) error {
+	state, err := a.state(ctx)
+	if err != nil {
+		return err
+	}
+	plan := autopool.Make(state)
+	a.tell(plan.Problems)
+	w := newWrites()
+	for _, p := range plan.Create {
+		w.Go(func() error { return a.create(ctx, p) })
+	}
+	for _, c := range plan.Change {
+		w.Go(func() error { return a.change(ctx, c) })
+	}
+	for _, p := range plan.Delete {
+		if now := time.Now(); now.After(a.kept[p.UID]) {
+			a.kept[p.UID] = now.Add(poolsScan)
+			w.Go(func() error { return a.delete(ctx, p) })
+		}
+	}
+	if err := w.Wait(); err != nil {
+		return err
+	}
+	if announces(state.Pools) || announcesAny(plan) {
+		return a.settle(ctx)
+	}
+	return nil
+}
+
+// state is what the watches brought.
+func (a *automaticPools) state(ctx context.Context) (s autopool.State, err error) {
+	var pools v2beta1.SpiderIPPoolList
+	var subnets v2beta1.SpiderSubnetList
+	if err := errors.Join(a.watches.List(ctx, &pools, client.UnsafeDisableDeepCopy), a.watches.List(ctx, &subnets, client.UnsafeDisableDeepCopy)); err != nil {
+		return s, fmt.Errorf("list pools and subnets: %w", err)
+	}
+	if s.Workloads, err = a.workloads.list(ctx); err != nil {
+		return s, err
+	}
+	s.Workloads = append(s.Workloads, a.pods.workloads(a.AutomaticPools.Families)...)
+	s.Pools, s.Subnets, s.Redundant = pools.Items, subnets.Items, a.AutomaticPools.Redundant
+	reserved, nodes := a.inventory.kept()
+	s.Reserved = reserved.Union(nodes)
+	s.Held = a.usage.byPool()
+	return s, nil
+}
+
+// settle looks live at all that is announced, and decides.
+func (a *automaticPools) settle(ctx context.Context) error {
+	var pools v2beta1.SpiderIPPoolList
+	var subnets v2beta1.SpiderSubnetList
+	if err := errors.Join(a.Live.List(ctx, &pools), a.Live.List(ctx, &subnets)); err != nil {
+		return fmt.Errorf("read all pools and subnets: %w", err)
+	}
+	changes, waits := autopool.Settle(pools.Items, subnets.Items)
+	w := newWrites()
+	for _, c := range changes {
+		w.Go(func() error {
+			err := a.change(ctx, c)
+			if err == nil && len(c.After.Spec.IPs) > 0 {
+				a.made(c.After)
+			}
+			return err
+		})
+	}
+	if err := w.Wait(); err != nil {
+		return err
+	}
+	if waits {
+		return errWaits
+	}
+	return nil
+}
+
+func (a *automaticPools) create(ctx context.Context, p *v2beta1.SpiderIPPool) error {
+	err := a.Live.Create(ctx, p)
+	if apierrors.IsAlreadyExists(err) {
+		return nil // the watch is about to bring it
+	}
+	if err != nil {
+		return fmt.Errorf("create IPPool %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// change writes what becomes of a pool, if it still is what was looked at.
+func (a *automaticPools) change(ctx context.Context, c autopool.Change) error {
+	err := a.Live.Patch(ctx, c.After.DeepCopy(), client.MergeFromWithOptions(c.Before, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil // the watch is about to bring what it is now
+	}
+	if err != nil {
+		return fmt.Errorf("change IPPool %s: %w", c.Before.Name, err)
+	}
+	return nil
+}
+
+// delete deletes a pool that no application asks for, as far as the watches know, if the API server says so too. It goes when
+// nobody holds an address in its name.
+func (a *automaticPools) delete(ctx context.Context, p *v2beta1.SpiderIPPool) error {
+	asked, err := a.asksFor(ctx, p)
+	if err != nil || asked {
+		return err
+	}
+	err = a.Live.Delete(ctx, p.DeepCopy(), client.Preconditions{UID: &p.UID, ResourceVersion: &p.ResourceVersion})
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete IPPool %s: %w", p.Name, err)
+	}
+	a.Log.Info("an automatic pool was deleted, for no application asks for it", "pool", p.Name)
+	return nil
+}
+
+// asksFor reads the application of a pool, and whether it asks for it. One of a kind of others asks for its pools until it is
+// gone: only its pods say what they want, and it may have none now.
+func (a *automaticPools) asksFor(ctx context.Context, p *v2beta1.SpiderIPPool) (bool, error) {
+	of := pool.AutomaticOf(p)
+	known := autopool.New(of.APIVersion, of.Kind)
+	if known == nil {
+		o, err := facts.ReadOwner(ctx, a.Live, of.Namespace, &v2beta1.IPOwner{APIVersion: of.APIVersion, Kind: of.Kind, Name: of.Name})
+		return o != nil, err
+	}
+	err := a.Live.Get(ctx, client.ObjectKey{Namespace: of.Namespace, Name: of.Name}, known)
+	if apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", of.Application, err)
+	}
+	w := autopool.WorkloadOf(known, a.AutomaticPools.Families)
+	switch {
+	case w == nil:
+		return false, nil
+	case w.Ask == nil:
+		return true, nil // what it asks for cannot be read
+	}
+	return w.Ask.Subnets[of.Interface][pool.FamilyOfSubnet(p.Spec.Subnet)] == of.Subnet, nil
+}
+
+// tell records on workloads what they do not get, each once until it is another.
+func (a *automaticPools) tell(problems []autopool.Problem) {
+	told := map[types.UID]string{}
+	for _, p := range problems {
+		told[p.UID] = p.Text
+		if a.told[p.UID] != p.Text {
+			a.Events.Event(referenceOf(p.Application, p.UID), corev1.EventTypeWarning, reasonPoolProblem, clip(p.Text))
+			a.Log.Info("an application does not get the automatic pools that it asks for", "application", p.Application.String(), "why", p.Text)
+		}
+	}
+	a.told = told
+}
+
+// made records on a workload that its pool has addresses.
+func (a *automaticPools) made(p *v2beta1.SpiderIPPool) {
+	of := pool.AutomaticOf(p)
+	set, _ := pool.AddressesOf(p)
+	a.Log.Info("an automatic pool has addresses", "pool", p.Name, "application", of.Application.String(), "subnet", of.Subnet, "count", set.Count().String())
+	a.Events.Event(referenceOf(of.Application, types.UID(p.Labels[v2beta1.LabelOwnerApplicationUID])), corev1.EventTypeNormal, reasonPoolMade,
+		fmt.Sprintf("IPPool %s of SpiderSubnet %s has %s addresses for interface %s", p.Name, of.Subnet, set.Count(), of.Interface))
+}
+
+func referenceOf(a pool.Application, uid types.UID) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: a.APIVersion, Kind: a.Kind, Namespace: a.Namespace, Name: a.Name, UID: uid}
+}
+
+// clip keeps a text short enough for an Event.
+func clip(text string) string {
+	const most = 1000
+	if len(text) > most {
+		return text[:most] + "…"
+	}
+	return text
+}
+
+// newWrites are some writes at a time, all of which are done though one fails.
+func newWrites() *errgroup.Group {
+	w := &errgroup.Group{}
+	w.SetLimit(poolWrites)
+	return w
+}
+
+func announces(pools []v2beta1.SpiderIPPool) bool {
+	for i := range pools {
+		if _, ok := pools[i].Annotations[v2beta1.AnnotationCarving]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func announcesAny(plan autopool.Plan) bool {
+	for _, p := range plan.Create {
+		if announces([]v2beta1.SpiderIPPool{*p}) {
+			return true
+		}
+	}
+	for _, c := range plan.Change {
+		if announces([]v2beta1.SpiderIPPool{*c.After}) {
+			return true
+		}
+	}
+	return false
+}
+
+// byPool are the addresses that are held in the name of each pool.
+func (u *usage) byPool() map[string]addr.Set {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	out := map[string]addr.Set{}
+	for name, h := range u.pools {
+		ranges := make([]addr.Range, 0, len(h.entries))
+		for a := range h.entries {
+			r, _ := addr.MakeRange(a, a)
+			ranges = append(ranges, r)
+		}
+		if len(ranges) > 0 {
+			out[name] = addr.MakeSet(ranges...)
+		}
+	}
+	return out
+}
