@@ -850,8 +850,8 @@ func TestCollectionLeads(t *testing.T) {
 	l.stop()
 }
 
-// TestCollectionSize: a scan of a large cluster in which all is in order asks nothing, and a thousand addresses that leaked go
-// in one.
+// TestCollectionSize: a look at a large cluster in which all is in order asks nothing, and a thousand addresses that leaked go
+// in one. So it is with a whole controller, which is small.
 func TestCollectionSize(t *testing.T) {
 	pods, leaked := 200, 50
 	if *soak {
@@ -866,17 +866,51 @@ func TestCollectionSize(t *testing.T) {
 		c.holdOn(p.Spec.NodeName, nth(256+i), p.Name, string(p.UID))
 	})
 	c.watched()
-	c.equal("requests of a scan", c.passAfter(0), []string(nil))
-	parallel(leaked, func(i int) {
-		c.holdOn(fmt.Sprint("n", i%(nodes/2)), nth(256+pods+i), fmt.Sprint("leaked", i), uidOf(i))
-	})
-	c.watched()
 	begin := time.Now()
+	c.equal("requests of a look", c.passAfter(0), []string(nil))
+	t.Logf("%d addresses in order are looked at in %s", pods, time.Since(begin))
+	leak := func(round int) {
+		parallel(leaked, func(i int) {
+			i += round * leaked
+			c.holdOn(fmt.Sprint("n", i%(nodes/2)), nth(256+pods+i), fmt.Sprint("leaked", i), uidOf(i))
+		})
+	}
+	leak(0)
+	c.watched()
+	begin = time.Now()
 	asked := c.passAfter(0)
 	t.Logf("%d of %d addresses are collected with %d requests in %s", leaked, pods+leaked, len(asked), time.Since(begin))
 	pages := 1 + pods/nodes/podPage
 	c.equal("requests", len(asked), leaked+nodes/2*pages+1)
 	c.equal("in quarantine", strings.Count(c.uses(), "Quarantine"), leaked)
 	c.watched()
-	c.equal("requests of the next scan", c.passAfter(time.Hour), []string(nil))
+	c.equal("requests of the next look", c.passAfter(time.Hour), []string(nil))
+
+	peak, asked := c.process(collectAll, func() {
+		c.eventually("all is counted", func() bool {
+			p := &v2beta1.SpiderIPPool{}
+			c.get("a", p)
+			return ptr.Deref(p.Status.AllocatedIPCount, 0) == int64(pods+leaked)
+		})
+		leak(1)
+		c.eventually("it collects", func() bool { return c.countQuarantine() == 2*leaked })
+	})
+	written := slices.DeleteFunc(asked, func(line string) bool {
+		return strings.HasPrefix(line, "GET ") || strings.HasPrefix(line, "PUT spiderippools/a/status")
+	})
+	c.equal("the controller writes what leaked alone", len(written), leaked)
+	t.Logf("a controller of its own had at most %d MiB", peak>>20)
+	if peak > 300<<20 {
+		t.Error("more than 300 MiB")
+	}
+}
+
+// countQuarantine is how many addresses are in quarantine.
+func (c *cluster) countQuarantine() int {
+	c.t.Helper()
+	var list v2beta1.SpiderIPList
+	if err := c.List(c.t.Context(), &list, client.MatchingFields{"spec.use": string(v2beta1.IPUseQuarantine)}); err != nil {
+		c.t.Fatal(err)
+	}
+	return len(list.Items)
 }

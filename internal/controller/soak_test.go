@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -24,11 +25,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
-// soak makes the tests of this file large: 500 pools, 10,000 SpiderIPs, 500 watches.
-var soak = flag.Bool("soak", false, "run TestSize and TestStatusCost at full size")
+// soak makes tests large: 500 pools, 10,000 SpiderIPs and pods, 500 watches.
+var soak = flag.Bool("soak", false, "run TestSize, TestStatusCost and TestCollectionSize at full size")
 
 // parallel does n things, some at a time.
 func parallel(n int, do func(i int)) {
@@ -93,7 +95,9 @@ func TestSize(t *testing.T) {
 		t.Errorf("three changes cost %q, want %q", got, want)
 	}
 	l.stop()
-	peak := c.process(func() {
+	dry := collectAll // no address has a pod, so all are suspect
+	dry.DryRun = true
+	peak, _ := c.process(dry, func() {
 		parallel(pools, func(i int) { c.editStatus(poolName(i), func(s *v2beta1.IPPoolStatus) { *s.AllocatedIPCount = 77 }) })
 		parallel(pools, func(i int) {
 			if i != 1 && i != 2 {
@@ -107,25 +111,38 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// configVariable tells a process of its own where the API server is.
-const configVariable = "SPIDERPOOL_TEST_CONFIG"
+// setupVariable tells a process of its own its setup, in JSON.
+const setupVariable = "SPIDERPOOL_TEST_SETUP"
 
-// process runs a controller as a process of its own while do runs, and returns the
-// most memory it had.
-func (c *cluster) process(do func()) (peak int) {
+// setup is where the API server is, and what is collected.
+type setup struct {
+	Host, Token string
+	CA          []byte
+	GC          config.GC
+}
+
+// process runs a controller as a process of its own while do runs, and returns the most memory it had, in bytes, and what it
+// asked of the API server.
+func (c *cluster) process(gc config.GC, do func()) (peak int, asked []string) {
 	c.t.Helper()
 	cfg := apiserver.ControllerConfig(c.t, c.server)
-	text, err := json.Marshal(map[string]string{"host": cfg.Host, "ca": string(cfg.CAData), "token": cfg.BearerToken})
+	text, err := json.Marshal(setup{cfg.Host, cfg.BearerToken, cfg.CAData, gc})
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	answer, end, err := os.Pipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer answer.Close()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestSize$")
-	cmd.Env = append(os.Environ(), configVariable+"="+string(text))
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), setupVariable+"="+string(text))
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{end}
 	stdin, err := cmd.StdinPipe()
 	if err == nil {
 		err = cmd.Start()
 	}
+	end.Close()
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -137,32 +154,29 @@ func (c *cluster) process(do func()) (peak int) {
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	kib, err := strconv.Atoi(strings.Fields(rest)[0])
 	stdin.Close()
-	if err := cmd.Wait(); err != nil {
-		c.t.Error(err)
-	}
-	if err != nil {
+	if err := errors.Join(err, json.NewDecoder(answer).Decode(&asked), cmd.Wait()); err != nil {
 		c.t.Fatal(err)
 	}
-	return kib << 10
+	return kib << 10, asked
 }
 
 // beProcess is the process of its own, until its standard input ends; false in every other.
 func beProcess(t *testing.T) bool {
-	text, ok := os.LookupEnv(configVariable)
+	text, ok := os.LookupEnv(setupVariable)
 	if !ok {
 		return false
 	}
-	var at map[string]string
+	var at setup
 	if err := json.Unmarshal([]byte(text), &at); err != nil {
 		t.Fatal(err)
 	}
-	cfg := &rest.Config{Host: at["host"], BearerToken: at["token"], TLSClientConfig: rest.TLSClientConfig{CAData: []byte(at["ca"])}}
-	l := leadAs(t, cfg, func(_ *manager.Options, o *Options) { // whose addresses have no pods, so all are suspect, and must stay
-		o.GC = collectAll
-		o.GC.DryRun = true
-	})
+	cfg := &rest.Config{Host: at.Host, BearerToken: at.Token, TLSClientConfig: rest.TLSClientConfig{CAData: at.CA}}
+	l := leadAs(t, cfg, func(_ *manager.Options, o *Options) { o.GC = at.GC })
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	l.stop()
+	if err := json.NewEncoder(os.NewFile(3, "answer")).Encode(l.requests.take()); err != nil {
+		t.Fatal(err)
+	}
 	return true
 }
 

@@ -37,23 +37,11 @@ type agent struct {
 // the chart's configuration but for the place of the socket. It ends with this
 // process at the latest.
 func (a *agent) start(program string, cfg *rest.Config, chart map[string]any) error {
-	kubeconfig, err := apiserver.Kubeconfig(cfg)
-	if err != nil {
-		return err
-	}
 	settings := maps.Clone(chart)
 	settings["ipamUnixSocketPath"] = a.socket
-	conf, err := yaml.Marshal(settings)
+	args, err := daemon(a.dir, cfg, settings)
 	if err != nil {
 		return err
-	}
-	if err := os.MkdirAll(a.dir, 0o700); err != nil {
-		return err
-	}
-	for name, data := range map[string][]byte{"kubeconfig": kubeconfig, "conf.yml": conf} {
-		if err := os.WriteFile(filepath.Join(a.dir, name), data, 0o600); err != nil {
-			return err
-		}
 	}
 	ports, err := freePorts()
 	if err != nil {
@@ -61,12 +49,33 @@ func (a *agent) start(program string, cfg *rest.Config, chart map[string]any) er
 	}
 	a.health = ports[0]
 	a.Process, err = process.Start(process.Options{
-		Args: []string{program, "daemon", "--kubeconfig=" + filepath.Join(a.dir, "kubeconfig"), "--config-path=" + filepath.Join(a.dir, "conf.yml")},
+		Args: append([]string{program}, args...),
 		Env: []string{"SPIDERPOOL_NODE_NAME=" + a.node, "SPIDERPOOL_HEALTH_PORT=" + strconv.Itoa(ports[0]),
 			"SPIDERPOOL_METRIC_HTTP_PORT=" + strconv.Itoa(ports[1]), "SPIDERPOOL_GOPS_LISTEN_PORT=" + strconv.Itoa(ports[2])},
 		Log: filepath.Join(a.dir, "agent.log"),
 	})
 	return err
+}
+
+// daemon writes the files that one of our daemons reads to dir, and returns its arguments.
+func daemon(dir string, cfg *rest.Config, settings map[string]any) (args []string, err error) {
+	kubeconfig, err := apiserver.Kubeconfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := yaml.Marshal(settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for name, data := range map[string][]byte{"kubeconfig": kubeconfig, "conf.yml": conf} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return []string{"daemon", "--kubeconfig=" + filepath.Join(dir, "kubeconfig"), "--config-path=" + filepath.Join(dir, "conf.yml")}, nil
 }
 
 // freePorts finds ports below the range from which the kernel gives ports to
@@ -120,17 +129,17 @@ func (a *agent) ready(ctx context.Context) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// resident is the agent's memory in KiB (VmRSS, proc_pid_status(5)).
-func (a *agent) resident() (int, error) {
-	file := fmt.Sprintf("/proc/%d/status", a.PID)
+// memory is a figure in KiB of /proc/PID/status (proc_pid_status(5)): VmRSS is what a process has, VmHWM the most that it had.
+func memory(p process.Process, figure string) (kib int, err error) {
+	file := fmt.Sprintf("/proc/%d/status", p.PID)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, figure+":"); ok {
 			return strconv.Atoi(strings.Fields(rest)[0])
 		}
 	}
-	return 0, fmt.Errorf("%s has no VmRSS", file)
+	return 0, fmt.Errorf("%s has no %s", file, figure)
 }

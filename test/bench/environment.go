@@ -126,11 +126,11 @@ func directory(bin string) (string, error) {
 	return bin, nil
 }
 
-// build builds plugin and agent of this checkout as the image has them.
+// build builds the programs of this checkout as the images have them.
 func (e *environment) build(ctx context.Context, progress io.Writer) ([]string, error) {
-	fmt.Fprintln(progress, "building spiderpool and spiderpool-agent")
+	fmt.Fprintln(progress, "building the programs")
 	bin := filepath.Join(e.dir, "bin")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/spiderpool", "./cmd/spiderpool-agent")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/spiderpool", "./cmd/spiderpool-agent", "./cmd/spiderpool-controller")
 	cmd.Dir, cmd.Env = root(), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the programs: %w\n%s", err, out)

@@ -185,7 +185,7 @@ func (p *product) fate() (fate, error) {
 			f.ended = append(f.ended, fmt.Sprintf("the agent of %s ended: %s", a.node, a.Tail(8)))
 			continue
 		}
-		kib, err := a.resident()
+		kib, err := memory(a.Process, "VmRSS")
 		if err != nil {
 			return f, err
 		}

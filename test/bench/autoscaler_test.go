@@ -1,0 +1,357 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/test/lab/process"
+)
+
+var soak = flag.Bool("soak", false, "run TestAutoscaler with 2,000 nodes and 60,000 addresses")
+
+// autoscaler is a cluster of objects, of which some nodes are deleted with their pods. Each pod has an address.
+type autoscaler struct {
+	nodes, pods   int
+	gone, perGone int           // nodes that are deleted, and pods of each of them
+	within        time.Duration // the time of the deletions
+	adds          int           // of real agents, evenly in that time, and as many before
+	*product
+	controller process.Process
+	metrics    int                 // port of the controller
+	podsOf     map[string][]string // names, by nodes that are deleted
+	next       [][]sandbox         // those of ADDs to come, by agents
+}
+
+const (
+	// controllerMiB is what the controller of a large cluster may have.
+	controllerMiB = 300
+	// settleTime is how long after the last deletion all should be free, beside the delay that is configured, which by default
+	// is none; with settlePatience a test on a machine that has more to do fails only if it never comes.
+	settleTime, settlePatience = 2 * time.Minute, 5 * 2 * time.Minute
+	heldPerPool                = 5000
+)
+
+// TestAutoscaler: of nodes that are deleted with their pods all addresses are free, by few reads and one write each, and the
+// controller needs no more memory for it. How long it takes, and what pods that start meanwhile feel, is told.
+func TestAutoscaler(t *testing.T) {
+	s := &autoscaler{nodes: 40, pods: 200, gone: 10, perGone: 10, within: time.Second, adds: 20}
+	if *soak {
+		s = &autoscaler{nodes: 2000, pods: 60000, gone: 250, perGone: 20, within: time.Minute, adds: 1200}
+	}
+	nothingIsLeft(t)
+	s.start(t)
+	freed := s.gone * s.perGone
+
+	without, asked := s.add(t)
+	if n := writes(asked); n != 0 {
+		t.Errorf("nothing is wrong, and %v addresses are written: %v", n, asked)
+	}
+	first, resident := s.memory(t, "VmHWM"), s.memory(t, "VmRSS")
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", s.controller.PID), []byte("5"), 0); err != nil { // VmHWM begins anew, proc_pid_clear_refs(5)
+		t.Fatal(err)
+	}
+	before := s.requests(t)
+	deleted := make(chan time.Time, 1)
+	go func() { deleted <- s.scaleDown(t) }()
+	with, _ := s.add(t)
+	last := <-deleted
+	left, _, err := eventually(t.Context(), settlePatience, func() (int, error) {
+		n, err := s.counted(t.Context(), "spiderpool_ip_gc_counts")
+		return freed - int(n), err
+	})
+	took := time.Since(last)
+	if left != 0 || err != nil {
+		t.Fatalf("%d of %d addresses are not free %s after the last deletion: %v", left, freed, took, err)
+	}
+	asked = s.requests(t).since(before)
+	most := s.memory(t, "VmHWM")
+	failed, err := s.counted(t.Context(), "spiderpool_ip_gc_failure_counts")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	t.Logf("%d addresses of %d nodes, of %d and %d, are free %s after the last deletion (should: %s) with %v reads and %v failures; %v",
+		freed, s.gone, s.pods, s.nodes, took.Round(time.Millisecond), settleTime, reads(asked), failed, asked)
+	t.Logf("the controller had at most %d MiB at its start, %d MiB then, at most %d MiB meanwhile", first, resident, most)
+	t.Logf("%d ADDs without: p50 %.1f ms, p99 %.1f ms; meanwhile: p50 %.1f ms, p99 %.1f ms; ratio of p99 %.2f (should: 1.5)", len(with),
+		ms(percentile(without, 50)), ms(percentile(without, 99)), ms(percentile(with, 50)), ms(percentile(with, 99)),
+		float64(percentile(with, 99))/float64(percentile(without, 99)))
+	if n := asked["DELETE spiderips"]; n != float64(freed) || writes(asked) != n || failed != 0 {
+		t.Errorf("%v addresses are deleted, %v written and %v failed; want %d alone", n, writes(asked), failed, freed)
+	}
+	if n := reads(asked); n > float64(4*s.gone+freed/20) {
+		t.Errorf("%v reads, want a few for each node", n)
+	}
+	if max(first, most) > controllerMiB || most > first+max(first/4, 16) {
+		t.Errorf("the controller had %d MiB at its start and %d MiB later; want no more than %d and no growth", first, most, controllerMiB)
+	}
+	s.audit(t, len(with)+len(without))
+}
+
+// agents is how many nodes have one.
+const agents = 4
+
+// start makes the cluster, nodes with agents besides, and a controller that has seen all.
+func (s *autoscaler) start(t *testing.T) {
+	t.Helper()
+	var e environment
+	t.Cleanup(func() {
+		if err := e.stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx := t.Context()
+	err := e.start(ctx, options{progress: io.Discard})
+	s.product = &product{title: built, bin: built, cluster: e.cluster, dir: filepath.Join(e.dir, "0"), sockets: e.sockets,
+		plugin: plugin{filepath.Join(built, "spiderpool"), e.netns}}
+	if err == nil {
+		err = s.fill(ctx)
+	}
+	if err == nil {
+		e.later(s.stop)
+		err = s.product.start(ctx, 0, []scenario{{name: storm, nodes: agents}})
+	}
+	if err == nil {
+		s.next, err = s.sandboxes(ctx, scenario{name: storm, nodes: agents, pods: 2 * s.adds / agents})
+	}
+	if err == nil {
+		err = s.lead(ctx, filepath.Join(e.dir, "controller"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.later(func(ctx context.Context) error { return s.controller.Stop(ctx, stopGrace) })
+	left, _, err := eventually(ctx, settlePatience, func() (int, error) {
+		if !s.controller.Alive() {
+			return 0, fmt.Errorf("the controller ended: %s", s.controller.Tail(8))
+		}
+		var pools v2beta1.SpiderIPPoolList
+		err := s.cluster.List(ctx, &pools)
+		left := s.pods
+		for _, p := range pools.Items {
+			if n := p.Status.AllocatedIPCount; n != nil {
+				left -= int(*n)
+			}
+		}
+		return left, err
+	})
+	if left != 0 || err != nil {
+		t.Fatalf("of %d addresses the controller has not counted %d: %v %s", s.pods, left, err, s.controller.Tail(8))
+	}
+}
+
+// fill makes the objects. The pods of the nodes that go are spread over all pools.
+func (s *autoscaler) fill(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(makers)
+	for i := range s.nodes {
+		group.Go(func() error {
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
+			if err := s.cluster.Create(ctx, n); err != nil {
+				return err
+			}
+			n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+			return s.cluster.Status().Update(ctx, n)
+		})
+	}
+	for i := 0; i < s.pods; i += heldPerPool {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(100 + i/heldPerPool), 0, 0}), 16)
+		if err := s.cluster.pool(ctx, poolName(i), subnet, heldPerPool); err != nil {
+			return err
+		}
+	}
+	s.podsOf = map[string][]string{}
+	every := s.pods / (s.gone * s.perGone)
+	for i := range s.pods {
+		node, name := nodeName(s.gone+i%(s.nodes-s.gone)), fmt.Sprintf("held-%d", i)
+		if i%every == 0 && i/every < s.gone*s.perGone {
+			node = nodeName(i / every % s.gone)
+			s.podsOf[node] = append(s.podsOf[node], name)
+		}
+		group.Go(func() error { return s.hold(ctx, i, podOn(node, namespace, name)) })
+	}
+	return group.Wait()
+}
+
+func nodeName(i int) string { return fmt.Sprintf("held-%d", i) }
+
+// poolName is that of the pool of a pod.
+func poolName(i int) string { return fmt.Sprintf("held-%d", i/heldPerPool) }
+
+// hold makes a pod and its address.
+func (s *autoscaler) hold(ctx context.Context, i int, p *corev1.Pod) error {
+	if err := s.cluster.Create(ctx, p); err != nil {
+		return err
+	}
+	n := i%heldPerPool + 2 // after the gateway
+	address := netip.AddrFrom4([4]byte{10, byte(100 + i/heldPerPool), byte(n >> 8), byte(n)}).String()
+	return s.cluster.Create(ctx, &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: address}, Spec: v2beta1.IPSpec{
+		Address: address, Pool: poolName(i), Node: p.Spec.NodeName, Network: "bench", Interface: "eth0", Netns: "/run/netns/cni", ContainerID: containerID(),
+		Pod: v2beta1.IPPod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+	}})
+}
+
+// lead starts a controller, set up as by the chart's default values.
+func (s *autoscaler) lead(ctx context.Context, dir string) error {
+	cfg, err := s.cluster.server.ServiceAccountConfig(ctx, system, "spiderpool-controller", nil)
+	if err != nil {
+		return err
+	}
+	args, err := daemon(dir, cfg, s.cluster.conf)
+	if err != nil {
+		return err
+	}
+	ports, err := freePorts()
+	if err != nil {
+		return err
+	}
+	s.metrics = ports[1]
+	s.controller, err = process.Start(process.Options{
+		Args: append([]string{filepath.Join(s.bin, "spiderpool-controller")}, args...),
+		Env: []string{"SPIDERPOOL_POD_NAMESPACE=" + system, "SPIDERPOOL_HEALTH_PORT=" + strconv.Itoa(ports[0]), "SPIDERPOOL_ENABLED_METRIC=true",
+			"SPIDERPOOL_METRIC_HTTP_PORT=" + strconv.Itoa(ports[1]), "SPIDERPOOL_WEBHOOK_PORT=" + strconv.Itoa(ports[2]), "SPIDERPOOL_GOPS_LISTEN_PORT=0"},
+		Log: filepath.Join(dir, "controller.log"),
+	})
+	return err
+}
+
+// add connects new pods, evenly in the time of the deletions, and returns how long their ADDs took and what the API server was
+// asked meanwhile.
+func (s *autoscaler) add(t *testing.T) (took []time.Duration, asked requests) {
+	t.Helper()
+	before := s.requests(t)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	tick := time.NewTicker(s.within / time.Duration(s.adds))
+	defer tick.Stop()
+	for i := range s.adds {
+		<-tick.C
+		here := &s.next[i%agents]
+		sandbox := (*here)[0]
+		*here = (*here)[1:]
+		all.Go(func() {
+			o := s.call(t.Context(), "ADD", sandbox)
+			if o.err != nil {
+				t.Error(o.err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, o.took)
+		})
+	}
+	all.Wait()
+	return took, s.requests(t).since(before)
+}
+
+// scaleDown deletes nodes, and their pods as the garbage collector of pods does, and returns when it was done.
+func (s *autoscaler) scaleDown(t *testing.T) time.Time {
+	tick := time.NewTicker(s.within / time.Duration(s.gone))
+	defer tick.Stop()
+	group, ctx := errgroup.WithContext(t.Context())
+	for i := range s.gone {
+		<-tick.C
+		group.Go(func() error {
+			if err := s.cluster.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}); err != nil {
+				return err
+			}
+			for _, name := range s.podsOf[nodeName(i)] {
+				p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+				if err := s.cluster.Delete(ctx, p, client.GracePeriodSeconds(0)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	return time.Now()
+}
+
+// audit compares the ledger with what should be left.
+func (s *autoscaler) audit(t *testing.T, added int) {
+	t.Helper()
+	var list v2beta1.SpiderIPList
+	if err := s.cluster.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	gone := 0
+	for _, ip := range list.Items {
+		if _, is := s.podsOf[ip.Spec.Node]; is || ip.Spec.Use != v2beta1.IPUsePod {
+			gone++
+		}
+	}
+	if want := s.pods - s.gone*s.perGone + added; len(list.Items) != want || gone != 0 {
+		t.Errorf("%d addresses are held, %d of them of nodes that are gone or of no pod; want %d and 0", len(list.Items), gone, want)
+	}
+}
+
+func (s *autoscaler) requests(t *testing.T) requests {
+	t.Helper()
+	r, err := readRequests(t.Context(), s.cluster.raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// memory is a figure of the controller in MiB.
+func (s *autoscaler) memory(t *testing.T, figure string) int {
+	t.Helper()
+	kib, err := memory(s.controller, figure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib >> 10
+}
+
+// counted is a counter of the controller.
+func (s *autoscaler) counted(ctx context.Context, name string) (float64, error) {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/metrics", s.metrics), nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(q)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(value, 64)
+		}
+	}
+	return 0, fmt.Errorf("the controller counts no %s: it does not lead", name)
+}
+
+// writes are those of addresses that exist.
+func writes(r requests) float64 {
+	return r["PUT spiderips"] + r["PATCH spiderips"] + r["DELETE spiderips"]
+}
+
+// reads are those of what the collection looks at, whoever asked.
+func reads(r requests) (n float64) {
+	for _, what := range []string{"pods", "nodes", "spiderips"} {
+		n += r["GET "+what] + r["LIST "+what] + r["GET "+what+" 404"]
+	}
+	return n
+}
