@@ -80,7 +80,7 @@ test-e2e: # Real pods on real kubelets
 soak: packages parts ## Run the big sizes of the scenarios, some four hours
 	go test -count=1 -timeout 60m -v -run TestManyNodesOneAddress ./internal/agent -soak
 	go test -count=1 -timeout 60m -v -run TestModel ./internal/agent -steps 20000
-	go test -count=1 -timeout 60m -v -run 'TestSize|TestStatusCost|TestCollectionSize' ./internal/controller -soak
+	go test -count=1 -timeout 60m -v -run 'TestSize|TestStatusCost|TestCollectionSize|TestManyAutomaticPools' ./internal/controller -soak
 	go test -count=1 -timeout 60m -v -run TestAutoscaler ./test/bench -soak
 	go test -count=1 -timeout 60m -v -run 'TestTwoApplicationsRolled|TestRebuild' ./test/e2e -soak
 	go test -count=1 -timeout 120m -v -run 'TestEditRace|TestControllerAway' ./test/e2e -soak

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -61,15 +64,15 @@ type automaticPools struct {
 	inventory *inventory
 	changed   signal
 
-	// told is what was told of each workload, kept until when a pool that nobody asks for is not looked at again. One pass at a
-	// time uses them.
+	// told is what was told of each workload. One pass at a time uses it.
 	told map[types.UID]string
-	kept map[types.UID]time.Time
+	// wanted are pools that the watches say nobody asks for, and the API server does not.
+	wanted *lately
 }
 
 func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inventory) *automaticPools {
 	return &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, usage: u, inventory: i,
-		changed: newSignal(), told: map[types.UID]string{}, kept: map[types.UID]time.Time{}}
+		changed: newSignal(), told: map[types.UID]string{}, wanted: &lately{noted: map[types.UID]time.Time{}}}
 }
 
 // Start passes when something has changed, and every minute, until ctx ends.
@@ -149,11 +152,9 @@ func (a *automaticPools) pass(ctx context.Context) error {
 		w.Go(func() error { return a.change(ctx, c) })
 	}
 	for _, p := range plan.Delete {
-		if now := time.Now(); now.After(a.kept[p.UID]) {
-			a.kept[p.UID] = now.Add(poolsScan)
-			w.Go(func() error { return a.delete(ctx, p) })
-		}
+		w.Go(func() error { return a.delete(ctx, p) })
 	}
+	a.wanted.forget(plan.Delete)
 	if err := w.Wait(); err != nil {
 		return err
 	}
@@ -234,8 +235,12 @@ func (a *automaticPools) change(ctx context.Context, c autopool.Change) error {
 // delete deletes a pool that no application asks for, as far as the watches know, if the API server says so too. It goes when
 // nobody holds an address in its name.
 func (a *automaticPools) delete(ctx context.Context, p *v2beta1.SpiderIPPool) error {
+	if a.wanted.knows(p.UID) {
+		return nil
+	}
 	asked, err := a.asksFor(ctx, p)
-	if err != nil || asked {
+	if asked || err != nil {
+		a.wanted.note(p.UID)
 		return err
 	}
 	err = a.Live.Delete(ctx, p.DeepCopy(), client.Preconditions{UID: &p.UID, ResourceVersion: &p.ResourceVersion})
@@ -308,6 +313,34 @@ func clip(text string) string {
 		return text[:most] + "…"
 	}
 	return text
+}
+
+// lately are objects that need not be looked at again for a while.
+type lately struct {
+	mu    sync.Mutex
+	noted map[types.UID]time.Time
+}
+
+func (l *lately) note(o types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.noted[o] = time.Now()
+}
+
+func (l *lately) knows(o types.UID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, ok := l.noted[o]
+	return ok && time.Since(at) < poolsScan/2
+}
+
+// forget forgets all but some pools.
+func (l *lately) forget(but []*v2beta1.SpiderIPPool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.noted, func(o types.UID, _ time.Time) bool {
+		return !slices.ContainsFunc(but, func(p *v2beta1.SpiderIPPool) bool { return p.UID == o })
+	})
 }
 
 // newWrites are some writes at a time, all of which are done though one fails.

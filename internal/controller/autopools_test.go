@@ -108,11 +108,14 @@ func (c *autoTest) pools() string {
 	return strings.Join(out, "\n")
 }
 
+// poolsPatience is five times what 200 applications may take.
+const poolsPatience = 100 * time.Second
+
 func (c *autoTest) poolsAre(what string, want ...string) {
 	c.t.Helper()
 	slices.Sort(want)
 	text, last := strings.Join(want, "\n"), ""
-	for deadline := time.Now().Add(wait); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(poolsPatience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if last = c.pools(); last == text {
 			return
 		}
