@@ -1,11 +1,15 @@
 package controller
 
 import (
+	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -73,4 +77,68 @@ func TestReservedIP(t *testing.T) {
 		c.get("r", r)
 		return r.Spec.IPVersion != nil && *r.Spec.IPVersion == 6
 	})
+}
+
+// TestSubnetStatus: what pools have of a SpiderSubnet stands in its status, follows them, and heals.
+func TestSubnetStatus(t *testing.T) {
+	c := newAutoTest(t)
+	c.subnet("s4", "10.6.0.0/16", "10.6.0.10-10.6.0.99")
+	c.leads()
+	c.deployment("web", 1, "subnet", asksS4)
+	byHand := &v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "by-hand", Labels: map[string]string{v2beta1.LabelOwnerSpiderSubnet: "s4"}},
+		Spec: v2beta1.IPPoolSpec{Subnet: "10.6.0.0/16", IPs: []string{"10.6.0.90-10.6.0.92"}, ExcludeIPs: []string{"10.6.0.91"}}}
+	s := &v2beta1.SpiderSubnet{}
+	shows := func(what string, allocated int64, controlled string) {
+		t.Helper()
+		var last string
+		c.eventually(what, func() bool {
+			c.get("s4", s)
+			var pools map[string]controlledPool
+			if text := s.Status.ControlledIPPools; text != nil {
+				if err := json.Unmarshal([]byte(*text), &pools); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var lines []string
+			for name, p := range pools {
+				kind, _, _ := strings.Cut(name, "-eth0")
+				lines = append(lines, fmt.Sprint(kind, " ", p.IPs, " ", p.Application))
+			}
+			slices.Sort(lines)
+			last = strings.Join(lines, "\n")
+			return last == controlled && ptr.Deref(s.Status.TotalIPCount, 0) == 90 && ptr.Deref(s.Status.AllocatedIPCount, -1) == allocated
+		})
+	}
+	shows("the automatic pool", 2, "auto4-web [10.6.0.10-10.6.0.11] apps_v1_Deployment_shop_web")
+	c.create(byHand)
+	both := "auto4-web [10.6.0.10-10.6.0.11] apps_v1_Deployment_shop_web\nby-hand [10.6.0.90 10.6.0.92] "
+	shows("both pools", 4, both)
+	s.Status.ControlledIPPools, s.Status.AllocatedIPCount = new("{}"), new(int64(77))
+	if err := c.Status().Update(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	shows("what was before somebody edited it", 4, both)
+	c.removeApplications()
+	shows("the one that was made by hand", 2, "by-hand [10.6.0.90 10.6.0.92] ")
+	c.delete(byHand)
+	shows("none", 0, "")
+	if s.Status.ControlledIPPools != nil {
+		t.Errorf("controlledIPPools is %q", *s.Status.ControlledIPPools)
+	}
+}
+
+// TestSubnetStatusIsBounded: of very many pools the numbers are shown alone.
+func TestSubnetStatusIsBounded(t *testing.T) {
+	s := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: v2beta1.SubnetSpec{Subnet: "10.6.0.0/16", IPs: []string{"10.6.0.1-10.6.255.0"}}}
+	var pools []v2beta1.SpiderIPPool
+	for i := range 2000 {
+		pools = append(pools, v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("a-pool-with-a-name-", i), Labels: map[string]string{v2beta1.LabelOwnerSpiderSubnet: "s"}},
+			Spec: v2beta1.IPPoolSpec{Subnet: "10.6.0.0/16", IPs: []string{nth(i*2 + 1), nth(i*2 + 2)}}})
+	}
+	if few := subnetStatus(s, pools[:100]); few.ControlledIPPools == nil || *few.AllocatedIPCount != 200 {
+		t.Errorf("%+v", few)
+	}
+	if many := subnetStatus(s, pools); many.ControlledIPPools != nil || *many.AllocatedIPCount != 4000 || *many.TotalIPCount != 65280 {
+		t.Errorf("%+v", many)
+	}
 }
