@@ -105,13 +105,13 @@ func trimIP(ip *v2beta1.SpiderIP) {
 type listWatch struct {
 	toolscache.ListerWatcher
 	toolscache.ListerWatcherWithContext
-	live  client.Reader
-	kind  schema.GroupVersionKind
+	facts.Resumption
 	lists func() // before each list
 }
 
 func consistent(lw toolscache.ListerWatcher, live client.Reader, kind schema.GroupVersionKind, lists func()) *listWatch {
-	return &listWatch{lw, toolscache.ToListerWatcherWithContext(lw), live, kind, lists}
+	return &listWatch{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw),
+		Resumption: facts.Resumption{Live: live, Kind: kind}, lists: lists}
 }
 
 // IsWatchListSemanticsUnSupported is what a reflector asks before it streams.
@@ -123,12 +123,16 @@ func (l *listWatch) ListWithContext(ctx context.Context, o metav1.ListOptions) (
 		l.lists()
 	}
 	o.ResourceVersion, o.ResourceVersionMatch = "", ""
-	return l.ListerWatcherWithContext.ListWithContext(ctx, o)
+	list, err := l.ListerWatcherWithContext.ListWithContext(ctx, o)
+	if err == nil {
+		l.Listed(list)
+	}
+	return list, err
 }
 
 // WatchWithContext watches from a version on that the API server has reached.
 func (l *listWatch) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	if err := facts.Reached(ctx, l.live, l.kind, o.ResourceVersion); err != nil {
+	if err := l.Check(ctx, o.ResourceVersion); err != nil {
 		return nil, err
 	}
 	return l.ListerWatcherWithContext.WatchWithContext(ctx, o)

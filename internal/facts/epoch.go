@@ -89,20 +89,39 @@ func (w *Facts) PutBack() time.Time {
 	return w.putBack
 }
 
-// Reached reads how far the store is in which the objects of a kind are, and returns an error that says "expired" if that is
-// before a version from which a watch is about to go on: after etcd was put back to an earlier state, the API server would begin
-// such a watch and send nothing until it has come to that version again.
-func Reached(ctx context.Context, live client.Reader, kind schema.GroupVersionKind, version string) error {
+// Resumption keeps the watch of a kind from going on where the API server has not come to: after etcd was put back to an earlier
+// state it would begin such a watch, and send nothing until it has come to that version again.
+type Resumption struct {
+	Live client.Reader
+	Kind schema.GroupVersionKind
+
+	listed atomic.Pointer[string] // the version of the last list, until a watch has begun there
+}
+
+// Listed notes a list, or a page of one: the watch that follows needs no check.
+func (r *Resumption) Listed(list runtime.Object) {
+	if of, err := apimeta.ListAccessor(list); err == nil {
+		version := of.GetResourceVersion()
+		r.listed.Store(&version)
+	}
+}
+
+// Check returns an error that says "expired", upon which a reflector lists anew, if a watch cannot go on from a version. Any other
+// error says that it could not be read how far the API server is.
+func (r *Resumption) Check(ctx context.Context, version string) error {
+	if listed := r.listed.Swap(nil); listed != nil && *listed == version {
+		return nil
+	}
 	var list metav1.PartialObjectMetadataList
-	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+	list.SetGroupVersionKind(r.Kind.GroupVersion().WithKind(r.Kind.Kind + "List"))
 	ctx, cancel := context.WithTimeout(ctx, apiclient.RequestTimeout)
 	defer cancel()
 	// One name is read by its key, whether there is such an object or not.
-	if err := live.List(ctx, &list, client.InNamespace(metav1.NamespaceDefault), client.MatchingFields{"metadata.name": "0"}); err != nil {
-		return fmt.Errorf("read the version of the %ss: %w", kind.Kind, err)
+	if err := r.Live.List(ctx, &list, client.InNamespace(metav1.NamespaceDefault), client.MatchingFields{"metadata.name": "0"}); err != nil {
+		return fmt.Errorf("read the version of the %ss: %w", r.Kind.Kind, err)
 	}
 	if !newer(list.ResourceVersion, version) {
-		return apierrors.NewResourceExpired(fmt.Sprintf("the %ss were put back from version %s to %s", kind.Kind, version, list.ResourceVersion))
+		return apierrors.NewResourceExpired(fmt.Sprintf("the %ss were put back from version %s to %s", r.Kind.Kind, version, list.ResourceVersion))
 	}
 	return nil
 }
@@ -113,15 +132,16 @@ func Reached(ctx context.Context, live client.Reader, kind schema.GroupVersionKi
 type listFirst struct {
 	toolscache.ListerWatcher
 	toolscache.ListerWatcherWithContext
-	*Facts
-	kind   schema.GroupVersionKind
-	listed atomic.Pointer[string] // the version of the last list
+	Resumption
+	again  func()
+	listed atomic.Bool
 }
 
 // newInformer makes an informer that lists first.
 func (w *Facts) newInformer(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	kind, _ := apiutil.GVKForObject(object, apiclient.Scheme()) // which the cache has looked up in it
-	first := &listFirst{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw), Facts: w, kind: kind}
+	first := &listFirst{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw),
+		Resumption: Resumption{Live: w.live, Kind: kind}, again: w.beginEpoch}
 	return toolscache.NewSharedIndexInformer(first, object, resync, indexers)
 }
 
@@ -130,28 +150,21 @@ func (*listFirst) IsWatchListSemanticsUnSupported() bool { return true }
 
 // ListWithContext lists, in pages.
 func (l *listFirst) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	if o.Continue == "" && l.listed.Load() != nil {
-		l.beginEpoch()
+	if o.Continue == "" && l.listed.Load() {
+		l.again()
 	}
 	list, err := l.ListerWatcherWithContext.ListWithContext(ctx, o)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		l.listed.Store(true)
+		l.Listed(list)
 	}
-	of, err := apimeta.ListAccessor(list)
-	if err != nil {
-		return nil, err
-	}
-	version := of.GetResourceVersion()
-	l.listed.Store(&version)
-	return list, nil
+	return list, err
 }
 
 // WatchWithContext watches from a version on that the API server has reached.
 func (l *listFirst) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	if listed := l.listed.Load(); listed == nil || *listed != o.ResourceVersion {
-		if err := Reached(ctx, l.live, l.kind, o.ResourceVersion); err != nil {
-			return nil, err
-		}
+	if err := l.Check(ctx, o.ResourceVersion); err != nil {
+		return nil, err
 	}
 	return l.ListerWatcherWithContext.WatchWithContext(ctx, o)
 }

@@ -36,12 +36,18 @@ func TestWatchAhead(t *testing.T) {
 			begun++
 			return watch.NewFake(), nil
 		}}
-		l := &listFirst{ListerWatcherWithContext: lw, Facts: empty(live, "n1"), kind: kind}
+		l := &listFirst{ListerWatcherWithContext: lw, Resumption: Resumption{Live: live, Kind: kind}}
 		if _, err := l.WatchWithContext(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion}); err != nil || begun != 1 {
 			t.Errorf("%s: from where it is: %v", kind.Kind, err)
 		}
 		ahead := strconv.FormatUint(reached+1_000_000, 10)
-		if _, err := l.WatchWithContext(t.Context(), metav1.ListOptions{ResourceVersion: ahead}); !apierrors.IsResourceExpired(err) || begun != 1 {
+		before := list
+		before.ResourceVersion = ahead
+		l.Listed(&before) // and then it was put back
+		if _, err := l.WatchWithContext(t.Context(), metav1.ListOptions{ResourceVersion: ahead}); err != nil || begun != 2 {
+			t.Errorf("%s: from a list: %v", kind.Kind, err)
+		}
+		if _, err := l.WatchWithContext(t.Context(), metav1.ListOptions{ResourceVersion: ahead}); !apierrors.IsResourceExpired(err) || begun != 2 {
 			t.Errorf("%s: from ahead: %v, want expired", kind.Kind, err)
 		}
 	}
