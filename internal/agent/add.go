@@ -25,7 +25,7 @@ const reasonFailed = "IPAllocationFailed"
 // add serves ADD: an exact repeat from memory, as long as the ledger says the same; otherwise the interface gets one address
 // of each family, of what it holds or new, and if one fails, what this call claimed is released before the error returns.
 func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
-	r := &allocation.Request{Request: *req, Came: time.Now()}
+	r := &allocation.Request{Request: *req, Came: time.Now(), Known: a.Facts.Revision()}
 	reply, err := a.serveAdd(ctx, r)
 	a.metrics.Ended(a.metrics.Allocation, time.Since(r.Came), r.Waited, outcome(err))
 	a.api.observe(time.Now(), err)

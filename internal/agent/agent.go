@@ -58,6 +58,7 @@ type Options struct {
 type Agent struct {
 	Options
 
+	ledger     *ledger.Ledger
 	leases     *lease.Table
 	allocation *allocation.Allocator
 	publish    *publish.Publisher
@@ -83,8 +84,8 @@ type Agent struct {
 
 // New makes an agent.
 func New(o Options) *Agent {
-	a := &Agent{Options: o}
 	l := ledger.New(o.Client)
+	a := &Agent{Options: o, ledger: l}
 	a.metrics = metrics.New(func() int { return a.allocation.Waiting() })
 	a.leases = lease.NewTable(o.Node, l, o.Durations, a.metrics, o.Log)
 	a.allocation = allocation.New(allocation.Options{Node: o.Node, Families: o.Families, Facts: o.Facts, Ledger: l, Leases: a.leases,

@@ -118,13 +118,14 @@ func (a *Agent) do(ctx context.Context, i *lease.Interface, l *lease.Lease, v le
 			log.Info("released without a DEL: nothing bears the address any more")
 		}
 	case lease.Recreate:
+		told := l.Contradicted()
 		holder, err = a.leases.Recreate(ctx, i, l)
-		if holder != nil {
+		if holder != nil && !told {
 			a.metrics.Contradictions.Inc()
 			log.Error("contradiction", "holder", holderText(holder))
 			a.Events.Event(podReference(s.Pod), corev1.EventTypeWarning, reasonContradiction,
 				fmt.Sprintf("the pod bears %s, and the ledger gives it to %s: delete one of the two pods", s.Address, holderText(holder)))
-		} else if err == nil {
+		} else if holder == nil && err == nil {
 			a.recordAgain(ctx, i, l)
 			a.metrics.Recreated.Inc()
 			log.Warn("the SpiderIP of a living container was gone and is made again")

@@ -61,6 +61,13 @@ const requestWait = 30 * time.Second
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	server := apiserver.ForTest(t)
+	installed.Do(func() { apiserver.InstallProduct(t, server) })
+	return clusterOf(t, server)
+}
+
+// clusterOf is a cluster on a server that has the product.
+func clusterOf(t *testing.T, server *apiserver.Server) *cluster {
+	t.Helper()
 	scheme := apiclient.Scheme()
 	if err := rbacv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
@@ -69,7 +76,6 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	installed.Do(func() { apiserver.InstallProduct(t, server) })
 	cl := &cluster{Client: c, t: t, server: server, prefix: fmt.Sprintf("t%d", tests.Add(1))}
 	cl.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: cl.prefix, Labels: map[string]string{"team": cl.prefix}}})
 	t.Cleanup(cl.clear)

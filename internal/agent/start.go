@@ -69,6 +69,7 @@ func (a *Agent) keepLooking(ctx context.Context) {
 
 // look audits, with a LIST when it is time for one or the ledger may have lost entries.
 func (a *Agent) look(ctx context.Context) {
+	a.askAPI(ctx)
 	var err error
 	if last := a.audited.Load(); time.Since(last.listed) > a.Durations.List || last.epoch != a.Facts.Epoch() {
 		err = a.list(ctx)
@@ -79,5 +80,4 @@ func (a *Agent) look(ctx context.Context) {
 		a.Log.Warn("the audit of this node's addresses is not complete, it is done again", "error", err)
 	}
 	a.allocation.Tidy()
-	a.askAPI(ctx)
 }

@@ -59,12 +59,17 @@ func (h *apiHealth) trouble(now time.Time, lasting time.Duration) error {
 	return fmt.Errorf("no ADD can be served since %s: %w", now.Sub(h.failed).Round(time.Second), h.err)
 }
 
-// askAPI finds out about the API server if no call has asked it lately.
+// askAPI finds out whether the API server was put back to an earlier state and, if no call has asked it lately, whether it answers.
 func (a *Agent) askAPI(ctx context.Context) {
+	known := a.Facts.Revision()
+	version, err := a.ledger.Revision(ctx)
+	if err == nil {
+		a.Facts.Learn(known, version)
+	}
 	a.api.mu.Lock()
 	idle := time.Since(a.api.looked) > a.Durations.Look
 	a.api.mu.Unlock()
 	if idle {
-		a.api.observe(time.Now(), a.leases.Reachable(ctx))
+		a.api.observe(time.Now(), err)
 	}
 }

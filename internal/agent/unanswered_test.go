@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -156,6 +157,104 @@ func TestZombieClaim(t *testing.T) {
 		n.endNetns("c1") // nothing else proves that it is silent: it had no DEL
 		n.holds("10.1.0.20 n1/web eth0 c2")
 	})
+}
+
+// TestZombieTakeOver: the same of a write that gives the address of a container that is gone to the next one of its pod. It arrives
+// late, or, since the entry is another by then, not at all; whatever happened to the pod in the meantime, the address ends with
+// the container that was told it, or free.
+func TestZombieTakeOver(t *testing.T) {
+	const inPlace, elsewhere = "10.1.0.10 n1/web eth0 c3", "10.1.0.20 n1/web eth0 c3"
+	moves := func(n *node, p4 *v2beta1.SpiderIPPool) {
+		n.edit(p4, func(p *v2beta1.SpiderIPPool) { p.Spec.IPs = []string{"10.1.0.20"} })
+		n.knows(p4)
+	}
+	for _, tt := range []struct {
+		name string
+		// before happens before the write lands, after when it has.
+		before, after func(n *node, p *corev1.Pod, p4 *v2beta1.SpiderIPPool, second *gate)
+		holds         string
+	}{
+		{"after the DEL", func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) { n.deleted(p, "c2") }, nil, ""},
+		{"before the DEL", nil, func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) { n.deleted(p, "c2") }, ""},
+		{"after the pod was deleted", func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) {
+			n.remove(p)
+			n.deleted(p, "c2")
+			n.deleted(p, "c1")
+		}, nil, ""},
+		{"after the next container has the address", func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) {
+			n.deleted(p, "c2")
+			n.add(p, "c3")
+		}, nil, inPlace},
+		{"before the next container has the address", func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) { n.deleted(p, "c2") },
+			func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) { n.add(p, "c3") }, inPlace},
+		{"after the pod got another address", func(n *node, p *corev1.Pod, p4 *v2beta1.SpiderIPPool, _ *gate) {
+			moves(n, p4)
+			n.deleted(p, "c2")
+			n.add(p, "c3")
+		}, nil, elsewhere},
+		{"the agent was replaced, after the DEL", func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, second *gate) {
+			n.deleted(p, "c2")
+			n.replace(secondLook(second))
+		}, nil, ""},
+		{"the agent was replaced, before the DEL", func(n *node, _ *corev1.Pod, _ *v2beta1.SpiderIPPool, second *gate) { n.replace(secondLook(second)) },
+			func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) { n.deleted(p, "c2") }, ""},
+		{"the agent was replaced, the next container has the address", func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, second *gate) {
+			n.deleted(p, "c2")
+			n.replace(secondLook(second))
+			n.add(p, "c3")
+		}, nil, inPlace},
+		{"the agent was replaced, the pod has another address", func(n *node, p *corev1.Pod, p4 *v2beta1.SpiderIPPool, second *gate) {
+			moves(n, p4)
+			n.deleted(p, "c2")
+			n.replace(secondLook(second))
+			n.add(p, "c3")
+		}, nil, elsewhere},
+		{"the agent was replaced, the pod gets another address", func(n *node, p *corev1.Pod, p4 *v2beta1.SpiderIPPool, second *gate) {
+			moves(n, p4)
+			n.deleted(p, "c2")
+			n.replace(secondLook(second))
+		}, func(n *node, p *corev1.Pod, _ *v2beta1.SpiderIPPool, _ *gate) { n.add(p, "c3") }, elsewhere},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t)
+			var on atomic.Bool
+			late := make(chan *v2beta1.SpiderIP, 100)
+			n := c.machine("n1")
+			n.durations.Settle, n.durations.Wait, n.durations.Look = 4*time.Second, 300*time.Millisecond, 300*time.Millisecond
+			n.start(between(func(ctx context.Context, r request, send func(context.Context) error) error {
+				if r.what != takeOvers || !on.Load() {
+					return send(ctx)
+				}
+				late <- r.object.DeepCopyObject().(*v2beta1.SpiderIP)
+				return errNoReply
+			}))
+			p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+			p := c.pod(n, "web", c.from("v4|"))
+			n.add(p, "c1")
+			n.endNetns("c1")
+			on.Store(true)
+			n.adding(p, "c2").refused(t, wire.CodeTryAgain, allocation.ErrAway.Error())
+			on.Store(false)
+			second := newGate()
+			if tt.before != nil {
+				tt.before(n, p, p4, second)
+			}
+			err := n.live.Update(t.Context(), <-late)
+			t.Logf("the late write: %v", err)
+			if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+				t.Fatal(err)
+			}
+			if tt.after != nil {
+				tt.after(n, p, p4, second)
+			}
+			second.open()
+			if tt.holds == "" {
+				n.endNetns("c2")
+			}
+			n.done()
+			n.holds(tt.holds)
+		})
+	}
 }
 
 // TestLateReleaseOfAnAddressThatIsUsedAgain: a release is sent, its answer does

@@ -114,7 +114,7 @@ func (p *pods) Start(ctx context.Context) error {
 			}), nil
 		},
 	}
-	reflector := toolscache.NewReflectorWithOptions(consistent(lw, func() {}), &trimmedPod{}, p, toolscache.ReflectorOptions{Name: "pods", TypeDescription: "pods"})
+	reflector := toolscache.NewReflectorWithOptions(consistent(lw, p.client, corev1.SchemeGroupVersion.WithKind("Pod"), func() {}), &trimmedPod{}, p, toolscache.ReflectorOptions{Name: "pods", TypeDescription: "pods"})
 	reflector.WatchListPageSize = podPage
 	reflector.RunWithContext(ctx)
 	return nil

@@ -8,17 +8,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/autopool"
+	"github.com/spidernet-io/spiderpool/internal/facts"
 )
 
 // Priorities in the queue of pools: an edit is judged before counts are brought up to date.
@@ -53,8 +56,9 @@ func newCache(mgr manager.Manager, o Options) (cache.Cache, error) {
 	c, err := cache.New(o.Watch, cache.Options{
 		Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultTransform: cache.TransformStripManagedFields(),
-		NewInformer: func(lw toolscache.ListerWatcher, o runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-			return toolscache.NewSharedIndexInformer(consistent(lw, func() {}), o, resync, indexers)
+		NewInformer: func(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+			kind, _ := apiutil.GVKForObject(object, mgr.GetScheme()) // which the cache has looked up in it
+			return toolscache.NewSharedIndexInformer(consistent(lw, o.Live, kind, func() {}), object, resync, indexers)
 		},
 		ByObject: byObject,
 	})
@@ -101,15 +105,18 @@ func trimIP(ip *v2beta1.SpiderIP) {
 // listWatch lists and watches so that every list is of a moment after it was
 // asked for, not of what an API server has in its cache: a leader that begins
 // with an old view would undo what the one before has written. Streamed
-// lists are not asked for: they end with a bookmark, which proxies are known to hold back.
+// lists are not asked for: they end with a bookmark, which proxies are known to hold back. A watch that the API server has not
+// reached, since etcd was put back, lists anew.
 type listWatch struct {
 	toolscache.ListerWatcher
 	toolscache.ListerWatcherWithContext
+	facts.Resumption
 	lists func() // before each list
 }
 
-func consistent(lw toolscache.ListerWatcher, lists func()) *listWatch {
-	return &listWatch{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw), lists: lists}
+func consistent(lw toolscache.ListerWatcher, live client.Reader, kind schema.GroupVersionKind, lists func()) *listWatch {
+	return &listWatch{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw),
+		Resumption: facts.Resumption{Live: live, Kind: kind}, lists: lists}
 }
 
 // IsWatchListSemanticsUnSupported is what a reflector asks before it streams.
@@ -121,7 +128,19 @@ func (l *listWatch) ListWithContext(ctx context.Context, o metav1.ListOptions) (
 		l.lists()
 	}
 	o.ResourceVersion, o.ResourceVersionMatch = "", ""
-	return l.ListerWatcherWithContext.ListWithContext(ctx, o)
+	list, err := l.ListerWatcherWithContext.ListWithContext(ctx, o)
+	if err == nil {
+		l.Listed(list)
+	}
+	return list, err
+}
+
+// WatchWithContext watches from a version on that the API server has reached.
+func (l *listWatch) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	if err := l.Check(ctx, o.ResourceVersion); err != nil {
+		return nil, err
+	}
+	return l.ListerWatcherWithContext.WatchWithContext(ctx, o)
 }
 
 // heldSource is the watch of the SpiderIPs as a source of a controller.
@@ -150,7 +169,8 @@ func (s *heldSource) Start(ctx context.Context, q workqueue.TypedRateLimitingInt
 			return s.client.Watch(ctx, &v2beta1.SpiderIPList{}, &client.ListOptions{Raw: &o})
 		},
 	}
-	reflector := toolscache.NewReflectorWithOptions(consistent(lw, s.usage.relisting), &v2beta1.SpiderIP{}, s.usage, toolscache.ReflectorOptions{Name: "spiderips"})
+	kind := v2beta1.GroupVersion.WithKind("SpiderIP")
+	reflector := toolscache.NewReflectorWithOptions(consistent(lw, s.client, kind, s.usage.relisting), &v2beta1.SpiderIP{}, s.usage, toolscache.ReflectorOptions{Name: "spiderips"})
 	reflector.WatchListPageSize = 1000 // also when it lists again: memory is small
 	go reflector.RunWithContext(ctx)
 	return nil

@@ -14,11 +14,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -43,6 +41,9 @@ type Facts struct {
 
 	mu    sync.Mutex
 	epoch int // see Epoch
+	// revision is the latest that is known of the API server's store, and putBack when that was found put back.
+	revision uint64
+	putBack  time.Time
 
 	pools   map[string]parsed
 	gone    map[types.UID]bool // pools that were read as gone, until the watch says so
@@ -96,12 +97,6 @@ func New(cfg *rest.Config, live client.Reader, node string) (*Facts, error) {
 		return nil, fmt.Errorf("prepare the watches: %w", err)
 	}
 	return w, nil
-}
-
-// newInformer makes an informer that begins with a LIST, see listFirst.
-func (w *Facts) newInformer(lw toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-	first := &listFirst{ListerWatcher: lw, ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw), again: w.beginEpoch}
-	return toolscache.NewSharedIndexInformer(first, object, resync, indexers)
 }
 
 // Read reads the facts of a node as it is now.

@@ -157,6 +157,16 @@ func (l *Ledger) Get(ctx context.Context, name string) (*v2beta1.SpiderIP, error
 	return ip, nil
 }
 
+// Revision reads the resourceVersion of the whole ledger, as of a moment after the call.
+func (l *Ledger) Revision(ctx context.Context) (string, error) {
+	var list v2beta1.SpiderIPList
+	// One name is read by its key; nobody holds this address.
+	if err := l.client.List(ctx, &list, client.MatchingFields{"metadata.name": "0.0.0.0"}); err != nil {
+		return "", fmt.Errorf("read the version of the SpiderIPs: %w", err)
+	}
+	return list.ResourceVersion, nil
+}
+
 // OfNode lists the entries of a node, as of a moment after the call.
 func (l *Ledger) OfNode(ctx context.Context, node string) ([]v2beta1.SpiderIP, error) {
 	return l.list(ctx, "the SpiderIPs of node "+node, client.MatchingFields{"spec.node": node})

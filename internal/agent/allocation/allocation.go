@@ -84,6 +84,8 @@ type Request struct {
 	wire.Request
 	// Came is when it came, Deadline until when it may wait for an address or for the API server.
 	Came, Deadline time.Time
+	// Known is the revision of the API server's store that was known when it came.
+	Known uint64
 	// UID is the pod's as CNI gave it, and Pod the pod that this means.
 	UID       string
 	Pod       *corev1.Pod
@@ -204,6 +206,9 @@ func (a *Allocator) attempt(ctx context.Context, r *Request, f pool.Family) (*Gr
 // round tries the pools that serve the selection, once. Only a pool that is proven full is passed over for the next, or one
 // that refuses meanwhile.
 func (a *Allocator) round(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
+	if err := a.reasserted(); err != nil {
+		return nil, nil, err
+	}
 	candidates, err := a.selected(ctx, r, f)
 	if err != nil {
 		return nil, nil, err

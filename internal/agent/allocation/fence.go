@@ -3,6 +3,8 @@ package allocation
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/coalesce"
@@ -38,6 +40,10 @@ func (a *Allocator) confirm(ctx context.Context, r *Request, l *lease.Lease, f p
 }
 
 func (a *Allocator) judge(ctx context.Context, r *Request, l *lease.Lease, f pool.Family) (v verdict, err error) {
+	a.Facts.Learn(r.Known, l.Entry.ResourceVersion)
+	if err := a.reasserted(); err != nil && !l.Owned {
+		return v, err
+	}
 	// As of a moment after the call. The facts believe it from now on, so that a search does not go by what a watch has not
 	// corrected yet.
 	live, err := retry(ctx, r, func() (coalesce.Result[*pool.Pool], error) { return a.pools.Fresh(ctx, l.Entry.Spec.Pool) })
@@ -58,4 +64,16 @@ func (a *Allocator) judge(ctx context.Context, r *Request, l *lease.Lease, f poo
 	v.refusal = v.live.Refuses(r.Context, f)
 	v.moved = v.refusal == "" && !a.Facts.Gives(v.live).Contains(lease.AddressOf(l.Entry))
 	return v, nil
+}
+
+// reasserted says until when no pod gets an address that it had not before: the API server was put back to an earlier state, so
+// what the ledger calls free another container may bear, until the agent of its node has made its entry again.
+func (a *Allocator) reasserted() error {
+	putBack := a.Facts.PutBack()
+	left := time.Until(putBack.Add(a.Durations.Reassert))
+	if putBack.IsZero() || left <= 0 {
+		return nil
+	}
+	return fmt.Errorf("the API server was put back to an earlier state (etcd was restored): no pod gets a new address for another %s, "+
+		"until all agents have recorded again what their pods have", left.Round(time.Second))
 }

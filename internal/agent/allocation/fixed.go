@@ -61,6 +61,9 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 	if !recorded {
 		return nil, nil
 	}
+	if err := a.reasserted(); err != nil {
+		return nil, err
+	}
 	entry, err := a.Ledger.Get(ctx, addr.Name(address))
 	if err != nil {
 		return nil, away(fmt.Errorf("read SpiderIP %s: %w", addr.Name(address), err))

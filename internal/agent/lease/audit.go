@@ -36,7 +36,8 @@ const (
 
 // Finding is what the audit knows of one address: what the ledger says, what this process knows, and the container.
 type Finding struct {
-	// Listed says that the ledger was read for this audit, after the last write of the lease; Stands that the entry is in it.
+	// Listed says that the ledger was read for this audit, after the last write of the lease, or gave the address to another when
+	// it was read last; Stands that the entry is in it.
 	Listed, Stands bool
 	// Known says that there is a lease; Told, Sibling and InDoubt are of it. Sibling is another lease of the same interface
 	// and family that is confirmed in the name of the same container.
@@ -53,8 +54,6 @@ type Finding struct {
 	Gone, GoneBefore, Unlisted bool
 	// Settled says that nothing can come any more that an agent before this one has sent.
 	Settled bool
-	// Contradicted says that another holds the address in the ledger, and that this was reported.
-	Contradicted bool
 }
 
 // Decide is the audit of one address. An entry that no container of this node bears is not audited: one that is kept, or in
@@ -68,7 +67,6 @@ type Finding struct {
 //	any            any               adding, deleting             again: its ADD or DEL is in progress
 //	not there      not told          any                          forget; again, as long as a create may still happen
 //	not there      told or unknown   gone, or deleted             forget; again, as long as a create may still happen
-//	not there      contradicted      any other                    keep: its DEL ends it
 //	not there      told or unknown   any other                    recreate, also if a create may still happen
 //	there, or not  any               deleted                      release
 //	looked at      not told, doubt   any                          again, as above
@@ -112,8 +110,6 @@ func (f Finding) vanished() Verdict {
 		return Again
 	case silent:
 		return Forget
-	case f.Contradicted:
-		return Keep
 	}
 	return Recreate
 }
@@ -179,7 +175,7 @@ func (i *Interface) sibling(e *v2beta1.SpiderIP) bool {
 // says whether a pod is known to exist.
 func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool, exists func(v2beta1.IPPod) bool) Finding {
 	f := Finding{Quarantined: l.Entry.Spec.Use == v2beta1.IPUseQuarantine, Known: true, Told: l.Told, Sibling: i.sibling(l.Entry), InDoubt: l.unsettled(), Attachment: t.Attachment(l.Key()).State,
-		Gone: t.gone(l), GoneBefore: l.gone, Unlisted: unlisted, Contradicted: l.contradicted}
+		Gone: t.gone(l), GoneBefore: l.gone, Unlisted: unlisted, Listed: l.contradicted}
 	if s != nil && l.written.Before(s.Sent) {
 		f.Listed = true
 		at := slices.IndexFunc(s.Entries[i.Owner], func(e *v2beta1.SpiderIP) bool { return e.Name == l.Entry.Name })
@@ -195,7 +191,7 @@ func (t *Table) Find(i *Interface, l *Lease, s *Snapshot, unlisted bool, exists 
 	return f
 }
 
-// Recreate makes the entry of a living container again. The holder is who has the address by now, if it is not the
+// Recreate makes the entry of a living container again. The holder is who has the address now, if it is not the
 // container itself. ledger.ErrUnknown leaves the lease in doubt; it may be called again at once.
 func (t *Table) Recreate(ctx context.Context, i *Interface, l *Lease) (holder *v2beta1.SpiderIP, err error) {
 	entry := &v2beta1.SpiderIP{Spec: l.Entry.Spec}

@@ -16,7 +16,6 @@ var rows = []struct {
 	{"not there, not told", func(f Finding) bool { return f.absent() && f.Told == No }, Forget},
 	{"not there, gone or deleted, in doubt", func(f Finding) bool { return f.absent() && (f.Gone || f.Attachment == Deleted) && f.InDoubt }, Again},
 	{"not there, gone or deleted", func(f Finding) bool { return f.absent() && (f.Gone || f.Attachment == Deleted) }, Forget},
-	{"not there, contradicted", func(f Finding) bool { return f.absent() && f.Contradicted }, Keep},
 	{"not there", func(f Finding) bool { return f.absent() }, Recreate},
 	{"deleted", func(f Finding) bool { return f.Attachment == Deleted }, Release},
 	{"not told, in doubt", func(f Finding) bool { return f.Told == No && f.InDoubt }, Again},
@@ -46,8 +45,8 @@ var never = []struct {
 	{"an entry is made for a container that is gone, deleted or was not told", func(f Finding, v Verdict) bool {
 		return v == Recreate && (f.Gone || f.Attachment == Deleted || f.Told == No)
 	}},
-	{"an entry is made that stands, or was not looked for, or another has", func(f Finding, v Verdict) bool {
-		return v == Recreate && (f.Stands || !f.Listed || f.Contradicted)
+	{"an entry is made that stands, or was not looked for", func(f Finding, v Verdict) bool {
+		return v == Recreate && (f.Stands || !f.Listed)
 	}},
 	{"an entry is taken out of quarantine without proof that its pod is there and its container lives", func(f Finding, v Verdict) bool {
 		return v == Restore && (!f.Quarantined || !f.PodThere || f.Gone || f.Attachment == Deleted || f.Told == No || !f.Known)
@@ -75,11 +74,11 @@ var never = []struct {
 // findings generates every combination that can be: what is not known was found in a LIST, and what was not looked for was
 // not found.
 func findings(yield func(Finding) bool) {
-	for bits := range 1 << 12 {
+	for bits := range 1 << 11 {
 		is := func(bit int) bool { return bits>>bit&1 == 1 }
 		for _, told := range []Told{Unknown, No, Yes} {
 			for state := Absent; state <= Deleted; state++ {
-				f := Finding{is(0), is(1), is(2), told, is(3), is(4), is(10), is(11), state, is(5), is(6), is(7), is(8), is(9)}
+				f := Finding{is(0), is(1), is(2), told, is(3), is(4), is(9), is(10), state, is(5), is(6), is(7), is(8)}
 				if f.Stands && !f.Listed || !f.Known && !f.Stands {
 					continue
 				}

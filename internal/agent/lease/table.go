@@ -178,7 +178,7 @@ type Lease struct {
 	staleUntil time.Time
 	// gone says that the audit has found the container's interface gone once.
 	gone bool
-	// contradicted says that the ledger gives the address to another, and that was reported.
+	// contradicted is as in Contradicted.
 	contradicted bool
 	// written is when this process last wrote the entry: a LIST that was sent before says nothing of it.
 	written time.Time
@@ -186,6 +186,10 @@ type Lease struct {
 
 // Held reports whether the entry is known to stand in the ledger.
 func (l *Lease) Held() bool { return l.Entry.UID != "" }
+
+// Contradicted reports whether the ledger gave the address to another when its entry was last to be made again. That is tried at
+// each look: the other's entry may have come back with an earlier state of the ledger, and goes.
+func (l *Lease) Contradicted() bool { return l.contradicted }
 
 // Key is the attachment that bears the address.
 func (l *Lease) Key() Key { return Key{l.Entry.Spec.ContainerID, l.Entry.Spec.Interface} }
@@ -400,12 +404,6 @@ func (t *Table) Stands(ctx context.Context, l *Lease) (bool, error) {
 		return false, fmt.Errorf("read SpiderIP %s: %w", l.Entry.Name, err)
 	}
 	return now != nil && now.UID == l.Entry.UID && now.Spec.ContainerID == l.Entry.Spec.ContainerID && now.Spec.Use == l.Entry.Spec.Use, nil
-}
-
-// Reachable says why the ledger cannot be asked now, nil if it can.
-func (t *Table) Reachable(ctx context.Context) error {
-	_, err := t.ledger.Get(ctx, "0.0.0.0") // which nobody holds
-	return err
 }
 
 // same reports whether two entries are in the name of one container: one that was made again is the same lease.

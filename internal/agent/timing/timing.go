@@ -44,6 +44,10 @@ type Durations struct {
 	Remember time.Duration
 	// Sync is how long the first lists of watches may take before the agent serves without them.
 	Sync time.Duration
+	// Reassert is for how long after the API server was found put back to an earlier state no pod gets a new address: by then
+	// each agent that runs has found the same (in one look), has made the entries of its living containers again and, in a second
+	// look, freed those that came back and nobody bears; and in a third it has made again what those stood in the way of.
+	Reassert time.Duration
 }
 
 // Production are the durations of an agent on a node.
@@ -65,6 +69,7 @@ func Production() Durations {
 		Stop:        5 * time.Second,
 		Remember:    10 * time.Minute,
 		Sync:        time.Minute,
+		Reassert:    75 * time.Second,
 	}
 }
 

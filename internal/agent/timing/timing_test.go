@@ -26,6 +26,7 @@ func check(d Durations) error {
 		{"Wait must be longer than Rescan", d.Wait, d.Rescan},
 		{"Remember must be longer than Call", d.Remember, d.Call},
 		{"two Looks must pass within a minute", time.Minute, 2 * d.Look},
+		{"Reassert must be longer than three Looks and a Request", d.Reassert, 3*d.Look + d.Request},
 	} {
 		if rule.longer <= rule.short {
 			errs = append(errs, fmt.Errorf("%s: %s, %s", rule.name, rule.longer, rule.short))
@@ -61,7 +62,8 @@ func TestCheck(t *testing.T) {
 		{"Rescan must be longer than Settle", func(d *Durations) { d.Rescan = d.Settle }},
 		{"Wait must be longer than Rescan", func(d *Durations) { d.Rescan = d.Wait }},
 		{"Remember must be longer than Call", func(d *Durations) { d.Remember = d.Call }},
-		{"two Looks must pass within a minute", func(d *Durations) { d.Look = 30 * time.Second }},
+		{"two Looks must pass within a minute", func(d *Durations) { d.Look, d.Reassert = 30*time.Second, 2*time.Minute }},
+		{"Reassert must be longer than three Looks and a Request", func(d *Durations) { d.Reassert = 3*d.Look + d.Request }},
 	} {
 		d := Production()
 		tc.change(&d)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -227,5 +228,44 @@ func eventually(t *testing.T, what string, try func() error) {
 		if time.Now().After(end) {
 			t.Fatalf("not within a minute: %s: %v", what, err)
 		}
+	}
+}
+
+// TestRestore: etcd is put back to an earlier state, and versions go on from there or much later.
+func TestRestore(t *testing.T) {
+	for _, bump := range []uint64{0, 1_000_000_000} {
+		t.Run(strconv.FormatUint(bump, 10), func(t *testing.T) {
+			ctx := t.Context()
+			s, err := apiserver.Start(ctx, apiserver.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := s.Stop(context.WithoutCancel(ctx)); err != nil {
+					t.Error(err)
+				}
+			})
+			maps := client(t, s.Config()).CoreV1().ConfigMaps("default")
+			must[*corev1.ConfigMap](t)(maps.Create(ctx, configMap("before"), metav1.CreateOptions{}))
+			file := filepath.Join(t.TempDir(), "snapshot")
+			if err := s.Snapshot(ctx, file); err != nil {
+				t.Fatal(err)
+			}
+			must[*corev1.ConfigMap](t)(maps.Create(ctx, configMap("after"), metav1.CreateOptions{}))
+			if err := s.Restore(ctx, file, bump); err != nil {
+				t.Fatal(err)
+			}
+			list := must[*corev1.ConfigMapList](t)(maps.List(ctx, metav1.ListOptions{}))
+			for _, m := range list.Items {
+				if m.Name == "after" {
+					t.Error("what was made after the snapshot is there")
+				}
+			}
+			must[*corev1.ConfigMap](t)(maps.Get(ctx, "before", metav1.GetOptions{}))
+			version := must[uint64](t)(strconv.ParseUint(list.ResourceVersion, 10, 64))
+			if version < bump {
+				t.Errorf("version %d, %d later was asked for", version, bump)
+			}
+		})
 	}
 }

@@ -2,7 +2,7 @@
 //
 // Every directory below this one is a part: a Go module of its own that names
 // the programs by tool directives at pinned versions (kubernetes, containerd,
-// cni, multus, helm), a module with a main of ours (etcd, certmanager), or a
+// cni, multus, helm, etcdutl), a module with a main of ours (etcd, certmanager), or a
 // main of this module (forward). What is built is kept in
 //
 //	${XDG_CACHE_HOME:-$HOME/.cache}/spiderpool-lab/PART-HASH/bin
