@@ -117,7 +117,7 @@ func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *
 	return agent.New(agent.Options{
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, FormerSockets: installed.Former, Families: families(conf),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
-		Client: clients.Live, Facts: known, Fixed: conf.FixedAddresses(),
+		Client: clients.Live, Facts: known, Fixed: conf.FixedAddresses(), AutomaticPools: conf.AutomaticPools(),
 		DetectConflicts: conf.EnableIPConflictDetection, DetectGateways: conf.EnableGatewayDetection, Durations: timing.Production(), Log: log,
 		Events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil

@@ -95,7 +95,7 @@ func daemon(ctx context.Context, f flags) error {
 }
 
 func automaticPools(conf config.Config) controller.AutomaticPools {
-	out := controller.AutomaticPools{Enabled: conf.EnableSpiderSubnet && conf.EnableAutoPoolForApplication, Redundant: conf.AutoPoolRedundantIPNumber}
+	out := controller.AutomaticPools{Enabled: conf.AutomaticPools(), Redundant: conf.AutoPoolRedundantIPNumber}
 	for f, enabled := range map[pool.Family]bool{pool.IPv4: conf.EnableIPv4, pool.IPv6: conf.EnableIPv6} {
 		if enabled {
 			out.Families = append(out.Families, f)

@@ -95,6 +95,11 @@ func (a *Agent) identify(ctx context.Context, r *allocation.Request) error {
 	}
 	r.Context.Interface, r.Context.ConfName, r.Context.Conf = r.Interface, r.Network, confOf(&r.Request)
 	r.Context.ClusterNetwork, r.Context.OwnNamespace = a.ClusterNetwork, a.Namespace
+	if r.Context.AutomaticPools = a.AutomaticPools; a.AutomaticPools {
+		if r.Context.Application, err = a.Facts.Application(ctx, pod); err != nil {
+			return err
+		}
+	}
 	if r.Selection, err = pool.SelectionOf(r.Context, a.Facts.Pools(), a.Families); err != nil {
 		return fmt.Errorf("interface %s: %w: %w", r.Interface, errConfig, err)
 	}
@@ -121,7 +126,7 @@ func checkRequested(r *allocation.Request) error {
 		if other, twice := first[f]; twice {
 			return fmt.Errorf("interface %s: %w: the addresses %s and %s are asked for, one of a family can be given", r.Interface, errConfig, other, ip)
 		}
-		if first[f] = ip.String(); len(r.Selection.Names[f]) == 0 {
+		if first[f] = ip.String(); !r.Selection.Has(f) {
 			return fmt.Errorf("interface %s: %w: the address %s is asked for, and %s names no %s pool", r.Interface, errConfig, ip, r.Selection.Source, f)
 		}
 	}

@@ -46,6 +46,8 @@ type Options struct {
 	Facts  *facts.Facts
 	// Fixed says which pods keep their addresses for the next pod of their name.
 	Fixed fixed.Rules
+	// AutomaticPools says that pods may ask for SpiderSubnets.
+	AutomaticPools bool
 	// DetectConflicts probes each address that is new to a pod before the pod gets it, DetectGateways the gateways of its pools.
 	DetectConflicts, DetectGateways bool
 	// Events records what people should see on their pods.

@@ -27,7 +27,7 @@ func wireError(err error) *wire.Error {
 func code(err error) uint {
 	if refused, ok := errors.AsType[*allocation.Refused](err); ok {
 		switch {
-		case len(refused.Full) > 0:
+		case refused.MayPass():
 			return wire.CodeTryAgain
 		case refused.Asked.IsValid():
 			return wire.CodeConfig

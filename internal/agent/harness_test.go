@@ -201,6 +201,7 @@ type node struct {
 	socket    string
 	durations timing.Durations
 	fixed     fixed.Rules
+	automatic bool
 	// conflicts and gateways are what its agent probes, log, if set, is where it writes.
 	conflicts, gateways bool
 	log                 io.Writer
@@ -234,7 +235,7 @@ func (c *cluster) node(name string, faults ...interceptor.Funcs) *node {
 // machine is a node whose agent is not started yet.
 func (c *cluster) machine(name string) *node {
 	c.t.Helper()
-	n := &node{cluster: c, name: c.prefix + "-" + name, durations: quick(), fixed: allFixed, netns: c.t.TempDir(), socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
+	n := &node{cluster: c, name: c.prefix + "-" + name, durations: quick(), fixed: allFixed, automatic: true, netns: c.t.TempDir(), socket: filepath.Join(c.t.TempDir(), "s.sock"), stop: func() {}}
 	c.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{"node": name}}})
 	c.t.Cleanup(func() { n.stop() })
 	return n
@@ -273,7 +274,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 		log = io.Discard
 	}
 	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, Facts: w, Events: record.NewFakeRecorder(1000),
-		Fixed: n.fixed, DetectConflicts: n.conflicts, DetectGateways: n.gateways, Durations: n.durations, Log: slog.New(slog.NewTextHandler(log, nil))})
+		Fixed: n.fixed, AutomaticPools: n.automatic, DetectConflicts: n.conflicts, DetectGateways: n.gateways, Durations: n.durations, Log: slog.New(slog.NewTextHandler(log, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.agent.Run(ctx) }()

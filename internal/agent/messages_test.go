@@ -32,20 +32,27 @@ func (n *node) told(reason string) string {
 	}
 }
 
+// deployment makes pods those of a Deployment, by one ReplicaSet.
+func (c *cluster) deployment(name string) func(*corev1.Pod) {
+	c.t.Helper()
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: c.prefix, Name: name + "-5d9f",
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: name, UID: "11111111-2222-3333-4444-555555555555", Controller: ptr(true)}}}}
+	set.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+	set.Spec.Template.Labels = set.Spec.Selector.MatchLabels
+	set.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c", Image: "localhost/pause:1"}}
+	c.createUntyped(set)
+	return func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))}
+	}
+}
+
 // TestRollingUpdateOfOne: a Deployment of one pod on a pool of one address makes the new pod before the old one goes. The Event
 // comes when the ADD begins to wait, names the holder and says what to do; another comes when it fails.
 func TestRollingUpdateOfOne(t *testing.T) {
 	c := newCluster(t)
 	n := c.node("n1")
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
-	ofDeployment := func(p *corev1.Pod) {
-		owner := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: c.prefix, Name: "web-" + p.Name,
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "11111111-2222-3333-4444-555555555555", Controller: ptr(true)}}}}
-		owner.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": p.Name}}
-		owner.Spec.Template = corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: owner.Spec.Selector.MatchLabels}, Spec: p.Spec}
-		c.createUntyped(owner)
-		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner.Name, UID: owner.UID, Controller: ptr(true)}}
-	}
+	ofDeployment := c.deployment("web")
 	n.add(c.pod(n, "old", c.from("v4|"), ofDeployment), "old")
 	next := n.adding(c.pod(n, "new", c.from("v4|"), ofDeployment), "new")
 	holder := "held by " + c.prefix + "/old on node " + n.name + " (running, of the same Deployment web, which keeps it until the new pod is ready"

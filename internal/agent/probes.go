@@ -101,7 +101,7 @@ func explain(err error, found []string) error {
 func (a *Agent) claimMissing(ctx context.Context, r *allocation.Request, granted []*allocation.Grant) (claimed []*allocation.Grant, _ error) {
 	for _, f := range pool.Families {
 		has := slices.ContainsFunc(granted, func(g *allocation.Grant) bool { return g.Lease.Family() == f })
-		if has || len(r.Selection.Names[f]) == 0 {
+		if has || !r.Selection.Has(f) {
 			continue
 		}
 		g, err := a.allocation.Allocate(ctx, r, f)

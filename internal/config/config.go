@@ -39,7 +39,7 @@ type Config struct {
 	// EnableSpiderSubnet (enableSpiderSubnet, default true) lets SpiderSubnets own pools.
 	EnableSpiderSubnet bool
 	// EnableAutoPoolForApplication (enableAutoPoolForApplication, default true) makes pools for applications that name a
-	// SpiderSubnet in an annotation. It needs EnableSpiderSubnet.
+	// SpiderSubnet in an annotation. It needs EnableSpiderSubnet, see AutomaticPools.
 	EnableAutoPoolForApplication bool
 	// AutoPoolRedundantIPNumber (clusterSubnetDefaultFlexibleIPNumber or clusterSubnetAutoPoolDefaultRedundantIPNumber,
 	// default 1, 0 to 2^31-1) is how many addresses more than replicas an automatic pool has whose application does not
@@ -123,6 +123,9 @@ func Load(path string) (Config, error) {
 	}
 	return c, nil
 }
+
+// AutomaticPools reports whether pods may ask for SpiderSubnets, from which pools are made for their applications.
+func (c *Config) AutomaticPools() bool { return c.EnableSpiderSubnet && c.EnableAutoPoolForApplication }
 
 // Parse reads the text of conf.yml, as Load does.
 func Parse(data []byte) (Config, error) {

@@ -192,3 +192,12 @@ func TestEveryKeyIsKnown(t *testing.T) {
 		}
 	}
 }
+
+// TestAutomaticPools: pools are made for applications as long as SpiderSubnets may own pools.
+func TestAutomaticPools(t *testing.T) {
+	for content, want := range map[string]bool{"": true, "enableSpiderSubnet: false": false, "enableAutoPoolForApplication: false": false} {
+		if c, err := Parse([]byte(content)); err != nil || c.AutomaticPools() != want {
+			t.Errorf("%q: %t, %v", content, c.AutomaticPools(), err)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func Explain(ctx context.Context, c client.Client, pod client.ObjectKey, ifname 
 	e.notes(selection)
 	var next []*pool.Pool
 	for _, f := range pool.Families {
-		if len(selection.Names[f]) == 0 {
+		if !selection.Has(f) {
 			e.unnamed(selection, f)
 			continue
 		}
@@ -104,7 +104,10 @@ func (e *explanation) read(ctx context.Context, key client.ObjectKey, ifname str
 	if e.podContext, err = e.facts.PodContext(ctx, e.pod); err != nil {
 		return err
 	}
-	e.podContext.Interface = ifname
+	e.podContext.Interface, e.podContext.AutomaticPools = ifname, e.installed.automaticPools
+	if e.podContext.Application, err = e.facts.Application(ctx, e.pod); err != nil {
+		return err
+	}
 	e.podContext.ClusterNetwork, e.podContext.OwnNamespace = e.installed.clusterNetwork, e.installed.namespace
 	if err := e.readFixed(ctx); err != nil {
 		return err
@@ -218,13 +221,18 @@ func (e *explanation) routes(selection pool.Selection, next []*pool.Pool) {
 // family says what an ADD would come to for one family, and returns the pool
 // that the next address comes from, if any.
 func (e *explanation) family(ctx context.Context, selection pool.Selection, f pool.Family) (next *pool.Pool, err error) {
+	if err := e.subnet(ctx, selection, f); err != nil {
+		return nil, err
+	}
 	candidates, err := e.facts.Candidates(ctx, selection, f)
 	if err != nil {
 		return nil, err
 	}
 	serve, refused := pool.Choose(e.podContext, f, candidates)
 	unserved := &pool.Unserved{Interface: e.podContext.Interface, Family: f, Selection: selection, Why: refused}
-	e.say("%s, in the order in which pools are tried:", f)
+	if len(candidates) > 0 {
+		e.say("%s, in the order in which pools are tried:", f)
+	}
 	for i, p := range serve {
 		usage, err := e.usage(ctx, p)
 		if err != nil {
@@ -250,7 +258,7 @@ func (e *explanation) family(ctx context.Context, selection pool.Selection, f po
 	switch {
 	case next != nil:
 		e.say("  the next address comes from pool %s", next.Name)
-	case len(serve) > 0:
+	case len(serve) > 0 || selection.Subnets != nil:
 		e.say("  an ADD waits for an address, and is then told: %v", unserved)
 	default:
 		e.say("  an ADD is refused: %v", unserved)

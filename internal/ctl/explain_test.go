@@ -276,15 +276,12 @@ func TestExplainCases(t *testing.T) {
 		create(t, c, o)
 	}
 	const hash = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
-	deployed := func(p *corev1.Pod) {
-		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "d1", Controller: ptr(true)}}
-	}
 	more := v2beta1.AnnotationMultusNetworks
 	create(t, c,
 		newPod("disabled", v4(`"off"`)), newPod("done", v4(`"free"`)),
 		newPod("parent", with(map[string]string{}, more, "default/strict")), newPod("conf", with(map[string]string{}, more, "default/named")),
 		newPod("static", map[string]string{corev1.MirrorPodAnnotationKey: hash}),
-		newPod("old", v4(`"one"`), deployed), newPod("new", v4(`"one"`), deployed),
+		newPod("old", v4(`"one"`), deployed("web")), newPod("new", v4(`"one"`), deployed("web")),
 		newPod("two", with(v4(`"routed"`), more, "a,b@data0")),
 		newPod("clean", map[string]string{more: "a", v2beta1.AnnotationIPPools: `[{"interface":"eth0","ipv4":["routed"],"cleangateway":true},{"interface":"net1","ipv4":["free"]}]`}),
 		newPod("routes", map[string]string{v2beta1.AnnotationIPPool: `{"ipv4":["routed"],"ipv6":["six"]}`, more: "a",

@@ -22,6 +22,7 @@ import (
 // installation is what the agents of a cluster were told.
 type installation struct {
 	families                  []pool.Family
+	automaticPools            bool
 	fixed                     fixed.Rules
 	namespace, clusterNetwork string
 }
@@ -72,7 +73,7 @@ func readInstallation(ctx context.Context, c client.Reader, set *appsv1.DaemonSe
 		if err != nil {
 			return out, fmt.Errorf("conf.yml in ConfigMap %s/%s: %w", m.Namespace, m.Name, err)
 		}
-		out.fixed = conf.FixedAddresses()
+		out.fixed, out.automaticPools = conf.FixedAddresses(), conf.AutomaticPools()
 		if conf.EnableIPv4 {
 			out.families = append(out.families, pool.IPv4)
 		}

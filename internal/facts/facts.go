@@ -33,7 +33,8 @@ type Facts struct {
 	node   string
 	cache  cache.Cache // nil if filled by reads
 	live   client.Reader
-	owners *lru.Cache
+	owners *lru.Cache // metav1.OwnerReference of what controls an owner, by its UID
+	above  coalesce.Group[*metav1.OwnerReference]
 
 	handled sync.Map // by watch, a toolscache.InformerSynced: its first list came, and was handled
 
@@ -50,6 +51,8 @@ type Facts struct {
 	sorted  []*pool.Pool       // of pools; nil after an edit
 	edited  chan struct{}      // closed at the next edit of any pool
 	unknown coalesce.Group[*v2beta1.SpiderIPPool]
+
+	automatic coalesce.Group[struct{}] // by namespace, see ReadAutomatic
 
 	reserved    map[string]reservation
 	allReserved addr.Set // the union of reserved, unless stale
@@ -114,7 +117,9 @@ func empty(live client.Reader, node string) *Facts {
 		pools: map[string]parsed{}, gone: map[types.UID]bool{}, edited: make(chan struct{}),
 		reserved: map[string]reservation{}, gives: map[*pool.Pool]addr.Set{},
 	}
+	w.above.Read = w.readAbove
 	w.unknown.Read, w.unknown.Keep = w.lookUpPool, poolsFor
+	w.automatic.Read, w.automatic.Keep = w.readAutomatic, poolsFor
 	w.reading.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, w.readReserved(ctx) }
 	return w
 }

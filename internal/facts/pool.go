@@ -72,7 +72,8 @@ func meansMore(before, now *v2beta1.SpiderIPPool) bool {
 		(before.DeletionTimestamp == nil) != (now.DeletionTimestamp == nil) ||
 		(before.Status.AllocatedIPs == nil) != (now.Status.AllocatedIPs == nil) ||
 		(before.Status.ObservedGeneration == 0) != (now.Status.ObservedGeneration == 0) ||
-		before.Annotations[v2beta1.AnnotationReserved] != now.Annotations[v2beta1.AnnotationReserved]
+		before.Annotations[v2beta1.AnnotationReserved] != now.Annotations[v2beta1.AnnotationReserved] ||
+		before.Labels[v2beta1.LabelInterface] != now.Labels[v2beta1.LabelInterface] || pool.SubnetNameOf(before) != pool.SubnetNameOf(now)
 }
 
 // dropPool takes that the watch saw a pool go.
@@ -227,6 +228,25 @@ func (w *Facts) lookUpPool(ctx context.Context, name string) (*v2beta1.SpiderIPP
 		return nil, err
 	}
 	return &list.Items[0], nil
+}
+
+// ReadAutomatic reads the automatic pools of a namespace's applications, unless
+// that was done lately: an ADD that has waited for one in vain asks, for the watch
+// may be silent. All ADDs of the node share the LIST. An error is the API server's.
+func (w *Facts) ReadAutomatic(ctx context.Context, namespace string) error {
+	_, err := w.automatic.Get(ctx, namespace, time.Now().Add(-poolsFor), time.Time{})
+	return err
+}
+
+func (w *Facts) readAutomatic(ctx context.Context, namespace string) (none struct{}, _ error) {
+	var list v2beta1.SpiderIPPoolList
+	if err := w.live.List(ctx, &list, client.MatchingLabels{v2beta1.LabelOwnerApplicationNamespace: namespace}); err != nil {
+		return none, fmt.Errorf("read the automatic pools of namespace %s: %w", namespace, err)
+	}
+	for i := range list.Items {
+		w.learnPool(&list.Items[i])
+	}
+	return none, nil
 }
 
 // Pools returns all pools, by name; of malformed ones an outline, so that they

@@ -27,6 +27,8 @@ type reader struct {
 	mu    sync.Mutex
 	pools map[string]*v2beta1.SpiderIPPool
 	pod   *corev1.Pod
+	meta  *metav1.PartialObjectMetadata
+	slow  chan struct{} // if set, reads of meta wait for it
 	gets  int
 	lists int
 }
@@ -36,6 +38,14 @@ func (r *reader) Get(_ context.Context, key client.ObjectKey, o client.Object, _
 	defer r.mu.Unlock()
 	r.gets++
 	switch o := o.(type) {
+	case *metav1.PartialObjectMetadata:
+		if r.slow != nil {
+			<-r.slow
+		}
+		if r.meta != nil && r.meta.Name == key.Name {
+			r.meta.DeepCopyInto(o)
+			return nil
+		}
 	case *v2beta1.SpiderIPPool:
 		if p, ok := r.pools[key.Name]; ok {
 			p.DeepCopyInto(o)
@@ -191,6 +201,48 @@ func TestGives(t *testing.T) {
 	}
 	if got := w.Gives(&pool.Pool{Name: "a", Addresses: addr.Set{}}); !got.IsEmpty() {
 		t.Errorf("another version of it gives %s", got)
+	}
+}
+
+// TestLabelsOfAnAutomaticPool: what an automatic pool is made for stands in labels, too, which no generation counts.
+func TestLabelsOfAnAutomaticPool(t *testing.T) {
+	w := empty(&reader{}, "n1")
+	o := object("a", "u", "1", 1)
+	o.Spec.PodAffinity = pool.Application{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "shop", Name: "web"}.Affinity()
+	w.setPool(o)
+	for i, labels := range []map[string]string{{v2beta1.LabelOwnerSpiderSubnet: "s4"}, {v2beta1.LabelOwnerSpiderSubnet: "s4", v2beta1.LabelInterface: "net1"}} {
+		edited := w.PoolsChanged()
+		o = o.DeepCopy()
+		o.ResourceVersion, o.Labels = fmt.Sprint(i+2), labels
+		w.setPool(o)
+		select {
+		case <-edited:
+		default:
+			t.Errorf("nobody is told of %v", labels)
+		}
+	}
+	if a := w.Pools()[0].Automatic; a.Subnet != "s4" || a.Interface != "net1" {
+		t.Errorf("it is taken for the pool of %+v", a)
+	}
+}
+
+// TestReadAutomatic: those who ask within a while share one LIST, which counts like the watch.
+func TestReadAutomatic(t *testing.T) {
+	api := &reader{pools: map[string]*v2beta1.SpiderIPPool{"a": object("a", "u", "1", 1)}}
+	w := empty(api, "n1")
+	edited := w.PoolsChanged()
+	for range 3 {
+		if err := w.ReadAutomatic(t.Context(), "shop"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-edited:
+	default:
+		t.Error("nobody is told of what was read")
+	}
+	if len(w.Pools()) != 1 || api.lists != 1 {
+		t.Errorf("%d pools are known by %d LISTs", len(w.Pools()), api.lists)
 	}
 }
 

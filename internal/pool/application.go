@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,6 +21,17 @@ type Application struct {
 
 // String is "Deployment shop/web".
 func (a Application) String() string { return fmt.Sprintf("%s %s/%s", a.Kind, a.Namespace, a.Name) }
+
+// Describe is the command that shows its Events, which say what becomes of its
+// automatic pools.
+func (a Application) Describe() string {
+	kind := strings.ToLower(a.Kind)
+	gv, _ := schema.ParseGroupVersion(a.APIVersion)
+	if !slices.Contains([]string{"", "apps", "batch"}, gv.Group) { // others may have a kind of the same name
+		kind += "." + gv.Group
+	}
+	return fmt.Sprintf("kubectl describe %s -n %s %s", kind, a.Namespace, a.Name)
+}
 
 // Affinity is the podAffinity of its pools. A pool is recognised by it, and not
 // by labels, whose values are too short for some names.

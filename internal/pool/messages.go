@@ -180,10 +180,17 @@ type Unserved struct {
 }
 
 func (e *Unserved) Error() string {
+	from := fmt.Sprint(e.Selection.Names[e.Family])
 	var why []string
 	for _, r := range e.Why {
 		why = append(why, fmt.Sprintf("pool %s: %s", r.Pool, r.Why))
 	}
-	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %v (%s): %s",
-		e.Interface, e.Family, e.Selection.Names[e.Family], e.Selection.Source, strings.Join(why, "; "))
+	if subnet := e.Selection.Subnets[e.Family]; subnet != "" {
+		from = "SpiderSubnet " + subnet
+		if len(why) == 0 {
+			why = append(why, fmt.Sprintf("the controller has not made the automatic pool of %s yet", e.Selection.Application))
+		}
+		why = append(why, fmt.Sprintf("'%s' says why", e.Selection.Application.Describe()))
+	}
+	return fmt.Sprintf("no IPPool available, interface %s gets no %s address from %s (%s): %s", e.Interface, e.Family, from, e.Selection.Source, strings.Join(why, "; "))
 }

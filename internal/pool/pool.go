@@ -138,14 +138,15 @@ func AddressesOf(p *v2beta1.SpiderIPPool) (all addr.Set, ok bool) {
 	return parsed.Addresses, true
 }
 
-// Outline is what can be read of a malformed pool: its name, family and whether
-// it is a default. It has no addresses. nil if not even the subnet can be read.
+// Outline is what can be read of a malformed pool: its name, family, whether it
+// is a default and for whom it is automatic. It has no addresses. nil if not even
+// the subnet can be read.
 func Outline(p *v2beta1.SpiderIPPool) *Pool {
 	subnet, err := addr.ParsePrefix(p.Spec.Subnet)
 	if err != nil {
 		return nil
 	}
-	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default), malformed: true}
+	return &Pool{Name: p.Name, Family: FamilyOf(subnet.Addr()), Default: deref(p.Spec.Default), Automatic: AutomaticOf(p), malformed: true}
 }
 
 func (p *Pool) parseAddresses(spec *field.Path) (errs field.ErrorList) {

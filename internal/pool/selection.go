@@ -24,9 +24,10 @@ type Selection struct {
 	// Source is where the names come from, for messages.
 	Source string
 	Names  map[Family][]string
-	// Subnets are the SpiderSubnets that the pod asks for, whose automatic pools are
-	// in Names as soon as they are made; nil if it asks for none.
-	Subnets map[Family]string
+	// Subnets are the SpiderSubnets that the pod asks for, whose automatic pools for
+	// Application are in Names as soon as they are made; nil if it asks for none.
+	Subnets     map[Family]string
+	Application *Application
 	// CleanGateway leaves the default route out; nil if the source does not say.
 	CleanGateway *bool
 }
@@ -101,7 +102,7 @@ func ofSubnets(s *PodContext, pools []*Pool, enabled []Family) (w Selection, err
 	case ask.Subnets[s.Interface] == nil:
 		return w, fmt.Errorf("wrong input, %s: interface %s must be specified", ask.Source, s.Interface)
 	}
-	w = Selection{Source: ask.Source, Subnets: ask.Subnets[s.Interface]}
+	w = Selection{Source: ask.Source, Subnets: ask.Subnets[s.Interface], Application: s.Application}
 	w.Names = automaticNames(s, w.Subnets, pools)
 	return w, nil
 }

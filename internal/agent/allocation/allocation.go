@@ -171,8 +171,8 @@ func (g *Grant) Unproven() bool { return !g.Lease.Owned && len(lease.Bearers(g.L
 func (g *Grant) Address() netip.Addr { return lease.AddressOf(g.Lease.Entry) }
 
 // Allocate gives the interface, which the ADD has locked, an address of a family: one that it holds already and that its
-// new container may have, or a new one. If every pool that would serve the pod is full, it waits in line: for an address that
-// this node releases, for an edit of a pool, and for the time to look again.
+// new container may have, or a new one. If every pool that would serve the pod is full, or an automatic pool does not
+// serve it yet, it waits in line: for an address that this node releases, for an edit of a pool, and for the time to look again.
 func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*Grant, error) {
 	if r.seen == nil {
 		r.seen = map[string]time.Time{}
@@ -186,7 +186,7 @@ func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*G
 		return g, err
 	}
 	switch {
-	case len(refused.Full) == 0:
+	case !refused.MayPass():
 		return nil, refused
 	case !r.patient():
 		a.describe(ctx, r, refused)
@@ -195,8 +195,27 @@ func (a *Allocator) Allocate(ctx context.Context, r *Request, f pool.Family) (*G
 	return a.wait(ctx, r, f, refused, edited)
 }
 
-// attempt looks once: at what the interface holds, then at the pools. Exactly one of its results is set.
+// attempt looks once. Before an ADD that waited for an automatic pool is refused, it is read what the watch may not have
+// brought. Exactly one of its results is set.
 func (a *Allocator) attempt(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
+	edited := a.Facts.PoolsChanged()
+	g, refused, err := a.look(ctx, r, f)
+	if refused == nil || !refused.automatic() || r.patient() {
+		return g, refused, err
+	}
+	if err := a.Facts.ReadAutomatic(ctx, r.Pod.Namespace); err != nil {
+		return nil, nil, away(err)
+	}
+	select {
+	case <-edited:
+		return a.look(ctx, r, f)
+	default:
+		return nil, refused, nil
+	}
+}
+
+// look looks at what the interface holds, then at the pools.
+func (a *Allocator) look(ctx context.Context, r *Request, f pool.Family) (*Grant, *Refused, error) {
 	if g, err := a.had(ctx, r, f); g != nil || err != nil {
 		return g, nil, err
 	}
@@ -239,12 +258,12 @@ func (a *Allocator) selected(ctx context.Context, r *Request, f pool.Family) ([]
 	return candidates, away(err)
 }
 
-// selectAgain looks which pools are defaults now, if those are what the ADD takes from.
+// selectAgain looks which pools are defaults, or automatic ones of the application, now, if those are what the ADD takes from.
 func (a *Allocator) selectAgain(r *Request, f pool.Family) {
-	if r.Selection.Source != pool.FromDefaults {
+	if r.Selection.Source != pool.FromDefaults && r.Selection.Subnets == nil {
 		return
 	}
-	if now, err := pool.SelectionOf(r.Context, a.Facts.Pools(), a.Families); err == nil && len(now.Names[f]) > 0 {
+	if now, err := pool.SelectionOf(r.Context, a.Facts.Pools(), a.Families); err == nil && now.Has(f) {
 		r.Selection.Names[f] = now.Names[f]
 	}
 }

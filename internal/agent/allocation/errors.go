@@ -30,7 +30,7 @@ var (
 )
 
 var (
-	errStopping = errors.New("all addresses are taken, and the agent of this node is stopping; try again when it is back")
+	errStopping = errors.New("it waited for an address, and the agent of this node is stopping; try again when it is back")
 	errTooMany  = errors.New("the search took too long: too many of the pool's addresses are held in the name of other pools; let pools share fewer addresses")
 )
 
@@ -61,6 +61,12 @@ type Refused struct {
 	// Asked is the address that was asked for, if any.
 	Asked netip.Addr
 }
+
+// MayPass reports whether it is worth waiting: an address of a full pool may come free, or the controller makes, enables or
+// enlarges an automatic pool.
+func (e *Refused) MayPass() bool { return len(e.Full) > 0 || e.automatic() }
+
+func (e *Refused) automatic() bool { return e.Selection.Subnets[e.Family] != "" }
 
 // wants reports whether it is worth waiting for an address: a full pool could give it.
 func (e *Refused) wants(pool string, a netip.Addr) bool {

@@ -64,6 +64,14 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 	if err := a.reasserted(); err != nil {
 		return nil, err
 	}
+	candidates, err := a.selected(ctx, r, f)
+	if err != nil {
+		return nil, err
+	}
+	serve, _ := pool.Choose(r.Context, f, candidates)
+	if len(serve) == 0 && r.Selection.Subnets[f] != "" {
+		return nil, nil // the ADD waits for its automatic pool, which may have the address
+	}
 	entry, err := a.Ledger.Get(ctx, addr.Name(address))
 	if err != nil {
 		return nil, away(fmt.Errorf("read SpiderIP %s: %w", addr.Name(address), err))
@@ -71,7 +79,7 @@ func (a *Allocator) takeOver(ctx context.Context, r *Request, f pool.Family) (*G
 	if entry != nil && !r.inherits(entry) {
 		return r.forget(f)
 	}
-	p, err := a.giver(ctx, r, f, address, entry)
+	p, err := a.giver(ctx, r, f, candidates, entry)
 	switch {
 	case err != nil:
 		return nil, err
@@ -137,13 +145,10 @@ func (r *Request) inherits(entry *v2beta1.SpiderIP) bool {
 }
 
 // giver is the pool that gives the interface its address again, that of its entry before others; nil if there is none.
-func (a *Allocator) giver(ctx context.Context, r *Request, f pool.Family, address netip.Addr, entry *v2beta1.SpiderIP) (*pool.Pool, error) {
+func (a *Allocator) giver(ctx context.Context, r *Request, f pool.Family, candidates []pool.Candidate, entry *v2beta1.SpiderIP) (*pool.Pool, error) {
+	address := r.Recorded[f]
 	if asked := r.asked(f); asked.IsValid() && asked != address {
 		return nil, nil
-	}
-	candidates, err := a.selected(ctx, r, f)
-	if err != nil {
-		return nil, err
 	}
 	serve, _ := pool.Choose(r.Context, f, candidates)
 	var first *pool.Pool

@@ -20,11 +20,21 @@ const ReasonWaiting = "IPAllocationWaiting"
 func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused *Refused, edited <-chan struct{}) (*Grant, error) {
 	r.waiter = a.line.Join(r.Came, r.Owner(), refused.wants)
 	defer a.leave(r)
-	a.tell(ctx, r, refused)
-	for {
+	tell := r.Came
+	if len(refused.Full) == 0 {
+		tell = tell.Add(a.Durations.EditArrival) // a pool that is just being made is no news
+	}
+	for told := false; ; {
 		deadline := refused.deadline(r, a.Durations.EditArrival)
+		until := deadline
+		if !told && time.Now().Before(tell) {
+			until = earlier(deadline, tell)
+		} else if !told {
+			a.tell(ctx, r, refused)
+			told = true
+		}
 		r.Unlock()
-		if err := a.idle(ctx, r, refused, deadline, edited); err != nil {
+		if err := a.idle(ctx, r, refused, until, edited); err != nil {
 			return nil, err
 		}
 		if err := a.Lock(ctx, r); err != nil {
@@ -36,7 +46,7 @@ func (a *Allocator) wait(ctx context.Context, r *Request, f pool.Family, refused
 		switch {
 		case again == nil:
 			return g, err
-		case len(again.Full) == 0 || r.final:
+		case !again.MayPass() || r.final:
 			a.describe(ctx, r, again)
 			return nil, again
 		}
@@ -53,12 +63,11 @@ func (a *Allocator) leave(r *Request) {
 	r.waiter, r.final = nil, false
 }
 
-// idle returns when an address is offered, a pool was edited, it is time to look again, or the deadline has passed. An error
-// is the end of ctx, or errStopping.
-func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, deadline time.Time, edited <-chan struct{}) error {
+// idle returns when an address is offered, a pool was edited, or it is time to look again. An error is the end of ctx, or
+// errStopping.
+func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, until time.Time, edited <-chan struct{}) error {
 	began := time.Now()
 	defer func() { r.Waited += time.Since(began) }()
-	until := deadline
 	for name, full := range refused.Full {
 		u := a.usages.Of(name)
 		if u.LikelyFree(full.Candidates, nil, newRandom()) {
@@ -80,9 +89,12 @@ func (a *Allocator) idle(ctx context.Context, r *Request, refused *Refused, dead
 	return nil
 }
 
-// deadline is until when it is worth waiting: for pools that can give nothing at all, only as long as an edit that is on its
-// way needs to arrive.
+// deadline is until when it is worth waiting: for pools that can give nothing at all and are not automatic, only as long as an
+// edit that is on its way needs to arrive.
 func (e *Refused) deadline(r *Request, editArrival time.Duration) time.Time {
+	if e.automatic() {
+		return r.Deadline
+	}
 	for _, full := range e.Full {
 		if !full.Candidates.IsEmpty() {
 			return r.Deadline
