@@ -186,7 +186,6 @@ capabilities:
 {{- range $path, $why := dict
   "ipam.enableCleanOutdatedEndpoint" "a SpiderEndpoint goes with its pod"
   "ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs" "a pod that runs keeps its addresses, whatever its status says"
-  "ipam.spiderSubnet.autoPool" "no pools are made for applications yet"
   "spiderpoolAgent.prometheus.enabledDebugMetric" "there are no metrics of single pools yet"
   "spiderpoolAgent.prometheus.prometheusRule" "no alerts are brought yet"
   "spiderpoolController.cleanup" "pools stay when this chart is removed: delete them before, see docs/controller.md"
