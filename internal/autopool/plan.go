@@ -244,7 +244,7 @@ func (p *planner) maintain() (made map[key]bool) {
 func (p *planner) adapt(o *v2beta1.SpiderIPPool, k key, w *want) {
 	after := o.DeepCopy()
 	label(after, k, w)
-	has, coming, held := ranges(o), announced(o), p.Held[o.Name]
+	has, coming, held := ranges(o), pool.Announced(o), p.Held[o.Name]
 	usable := p.usableOf(k.subnet)
 	has = has.Minus(has.Minus(usable).Minus(held)) // the subnet was edited, or something was reserved
 	good := has.Intersect(usable)
@@ -336,7 +336,7 @@ func (p *planner) allTaken() addr.Set {
 		for i := range p.Pools {
 			set, _ := pool.AddressesOf(&p.Pools[i])
 			all = slices.AppendSeq(all, set.Ranges())
-			all = slices.AppendSeq(all, announced(&p.Pools[i]).Ranges())
+			all = slices.AppendSeq(all, pool.Announced(&p.Pools[i]).Ranges())
 		}
 		for _, set := range p.Held {
 			all = slices.AppendSeq(all, set.Ranges())

@@ -74,19 +74,6 @@ func ranges(p *v2beta1.SpiderIPPool) addr.Set {
 	return set
 }
 
-// announced are the ranges that are announced for a pool.
-func announced(p *v2beta1.SpiderIPPool) addr.Set {
-	text := p.Annotations[v2beta1.AnnotationCarving]
-	if text == "" {
-		return addr.Set{}
-	}
-	set, err := addr.ParseSet(strings.Split(text, ","))
-	if err != nil {
-		return addr.Set{}
-	}
-	return set
-}
-
 // announce writes ranges that a pool is about to get.
 func announce(p *v2beta1.SpiderIPPool, set addr.Set) {
 	metav1.SetMetaDataAnnotation(&p.ObjectMeta, v2beta1.AnnotationCarving, strings.Join(set.Strings(), ","))

@@ -18,7 +18,7 @@ func Settle(pools []v2beta1.SpiderIPPool, subnets []v2beta1.SpiderSubnet) (chang
 	lose, wait := conflicts(pools)
 	for i := range pools {
 		o := &pools[i]
-		set := announced(o)
+		set := pool.Announced(o)
 		if _, announces := o.Annotations[v2beta1.AnnotationCarving]; !announces || o.DeletionTimestamp != nil {
 			continue
 		}
@@ -63,7 +63,7 @@ func conflicts(pools []v2beta1.SpiderIPPool) (lose, wait map[int]bool) {
 		for r := range has.Ranges() {
 			claims = append(claims, claim{r, i, false})
 		}
-		for r := range announced(&pools[i]).Ranges() {
+		for r := range pool.Announced(&pools[i]).Ranges() {
 			claims = append(claims, claim{r, i, true})
 		}
 	}

@@ -27,15 +27,17 @@ func TestLateWrite(t *testing.T) {
 		}{
 			{"nothing", func(*ledger.Ledger, *v2beta1.SpiderIP) error { return nil }, true, "gone"},
 			{"its agent writes the pod's next container", func(agent *ledger.Ledger, ip *v2beta1.SpiderIP) error {
-				ip.Spec.ContainerID, ip.Spec.Pod.UID = "next", uidOf(2)
+				ip.Spec.ContainerID, ip.Spec.Pod.UID, ip.Spec.Use = "next", uidOf(2), v2beta1.IPUsePod
 				return agent.Update(t.Context(), ip)
 			}, false, "gone"},
 			{"its agent writes it as it was", func(agent *ledger.Ledger, ip *v2beta1.SpiderIP) error {
+				ip.Spec.Use = v2beta1.IPUsePod
 				return agent.Update(t.Context(), ip)
 			}, false, "gone"},
 			{"its agent frees it, and another pod gets it", func(agent *ledger.Ledger, ip *v2beta1.SpiderIP) error {
 				next := &v2beta1.SpiderIP{Spec: ip.Spec}
 				next.Spec.Pod.Name, next.Spec.Pod.UID, next.Spec.ContainerID = "other", uidOf(3), "other"
+				next.Spec.Use = v2beta1.IPUsePod
 				return errors.Join(agent.Release(t.Context(), ip), agent.Claim(t.Context(), next))
 			}, false, "other"},
 			{"its agent frees it", func(agent *ledger.Ledger, ip *v2beta1.SpiderIP) error { return agent.Release(t.Context(), ip) }, false, ""},
@@ -43,13 +45,19 @@ func TestLateWrite(t *testing.T) {
 			t.Run(write+", meanwhile "+tt.meanwhile, func(t *testing.T) {
 				c := newCollectTest(t, collectAll)
 				c.pool("a", "10.6.0.10-10.6.0.99")
-				if write != "DELETE" {
+				var ip *v2beta1.SpiderIP
+				if write == "DELETE" { // of a node that was deleted
+					ip = c.holdOn("n1", "10.6.0.10", "gone", uidOf(1), inQuarantine(""))
+				} else {
 					c.nodeThat("n1", corev1.ConditionUnknown)
+					ip = c.holdOn("n1", "10.6.0.10", "gone", uidOf(1))
 				}
-				ip := c.holdOn("n1", "10.6.0.10", "gone", uidOf(1))
 				late := c.delayWrites()
 				c.watched()
 				c.passAfter(0)
+				if write == "DELETE" {
+					c.passAfter(quarantineTime)
+				}
 				agent, err := apiclient.New(apiserver.AgentConfig(t, c.server, "n1"))
 				if err == nil {
 					err = tt.do(ledger.New(agent.Live), ip)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/addr"
 )
 
 // Application is a workload for which automatic pools are made: the controller
@@ -84,6 +85,20 @@ func SubnetNameOf(p *v2beta1.SpiderIPPool) string {
 		return owner.Name
 	}
 	return ""
+}
+
+// Announced are the ranges that the controller is about to give an automatic
+// pool. Nobody else may take them, and who edits the subnet has to leave them.
+func Announced(p *v2beta1.SpiderIPPool) addr.Set {
+	text := p.Annotations[v2beta1.AnnotationCarving]
+	if text == "" {
+		return addr.Set{}
+	}
+	set, err := addr.ParseSet(strings.Split(text, ","))
+	if err != nil {
+		return addr.Set{}
+	}
+	return set
 }
 
 // refuses says why an automatic pool does not serve s.

@@ -287,7 +287,7 @@ func (e *poolEdit) checkOverlaps() {
 		}
 		// One that is malformed gives no address, and is judged when it is mended.
 		if parsed, _ := parseSpec(other); parsed != nil {
-			overlaps.ofRanges(found, e.Added.Intersect(parsed.Addresses))
+			overlaps.ofRanges(found, e.Added.Intersect(parsed.Addresses.Union(Announced(other))))
 		}
 	}
 	overlaps.end()

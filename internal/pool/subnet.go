@@ -117,7 +117,7 @@ func (v *Verdict) checkTakenFromPools(s *v2beta1.SpiderSubnet, removed addr.Set,
 	for i := range pools {
 		p := &pools[i]
 		if parsed, _ := parseSpec(p); parsed != nil && belongs(p, s) {
-			if both := parsed.Addresses.Intersect(removed); !both.IsEmpty() {
+			if both := parsed.Addresses.Union(Announced(p)).Intersect(removed); !both.IsEmpty() {
 				used = append(used, fmt.Sprintf("[%s] of IPPool %s", Few(both.Strings()), p.Name))
 				shared = shared.Union(both)
 			}

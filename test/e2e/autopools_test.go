@@ -17,6 +17,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/pool"
+	"github.com/spidernet-io/spiderpool/test/lab"
 	"github.com/spidernet-io/spiderpool/test/owners"
 )
 
@@ -114,9 +115,10 @@ func TestAutomaticPools(t *testing.T) {
 		})
 		s.running(7)
 		had := s.bearOf("set-")
-		s.remove(set)
+		if err := s.Delete(t.Context(), set, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+			t.Fatal(err)
+		}
 		if reclaim == "false" {
-			s.gone(set)
 			s.running(4)
 		}
 		set = s.statefulSet("set", 3, func(set *appsv1.StatefulSet) { s.asksFor(&set.Spec.Template, "subnet", ask, "ippool-ip-number", "3") })
@@ -225,13 +227,14 @@ func TestSubnetTooSmall(t *testing.T) {
 	})
 	s.refused("web", "AutomaticPoolProblem", "SpiderSubnet "+small+" has 3 of the 4 addresses")
 	s.ownPools()
+	var pods corev1.PodList
 	s.eventually(func() string {
-		if pods := s.pods(); len(pods) == 0 {
-			return "there are no pods"
+		if err := s.List(t.Context(), &pods, client.InNamespace(s.namespace)); err != nil || len(pods.Items) == 0 {
+			return fmt.Sprintf("there are no pods (%v)", err)
 		}
 		return ""
 	})
-	s.refused(s.pods()[0].Name, "IPAllocationWaiting", "from SpiderSubnet "+small, "the controller has not made the automatic pool of Deployment "+s.namespace+"/web yet")
+	s.refused(pods.Items[0].Name, "IPAllocationWaiting", "from SpiderSubnet "+small, "the controller has not made the automatic pool of Deployment "+s.namespace+"/web yet")
 	o := &v2beta1.SpiderSubnet{ObjectMeta: metav1.ObjectMeta{Name: small}}
 	s.edit(o, func() { o.Spec.IPs = []string{"172.31.0.10-172.31.0.13"} })
 	s.running(4)
@@ -253,6 +256,33 @@ func TestSubnetTooSmall(t *testing.T) {
 	})
 	s.refused("orphan", "FailedCreatePodSandBox", "SpiderSubnet feature doesn't support no-controller pod")
 	s.remove(orphan)
+	s.remove(d)
+	s.ownPools()
+}
+
+// twoSubnets: each interface of a Deployment's pods has a pool of its own, of another SpiderSubnet.
+func twoSubnets(s *scenario) {
+	s.attachment("a", lab.Segments[1], map[string]any{})
+	first := s.subnet("first", "172.30.0.0/16", "172.30.0.10-172.30.0.29")
+	second := s.subnet("second", "172.31.0.0/16", "172.31.0.10-172.31.0.29")
+	d := s.deployment(2, func(d *appsv1.Deployment) {
+		s.asksFor(&d.Spec.Template, "subnets", fmt.Sprintf(`[{"interface":"eth0","ipv4":[%q]},{"interface":"net1","ipv4":[%q]}]`, first, second))
+		d.Spec.Template.Annotations[v2beta1.AnnotationMultusNetworks] = "a"
+		d.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "node1"} // the default network of the other is another
+		d.Spec.Template.Spec.TopologySpreadConstraints = nil
+		none := intstr.FromInt32(0)
+		d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxSurge: &none}
+	})
+	s.running(2)
+	s.ownPools("Deployment web eth0 IPv4 3", "Deployment web net1 IPv4 3")
+	for _, p := range s.pods() {
+		held := s.of(p.Name)
+		if len(held["eth0"]) != 1 || len(held["net1"]) != 1 || !strings.HasPrefix(held["eth0"][0], "172.30.") || !strings.HasPrefix(held["net1"][0], "172.31.") {
+			s.Errorf("%s has %v", p.Name, held)
+		}
+	}
+	s.rollTo(d, 2)
+	s.agree(2, 4)
 	s.remove(d)
 	s.ownPools()
 }

@@ -52,6 +52,7 @@ func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
 			"a second interface that is not served": notServed,
 			"a DEL that nobody is called for":       notCalled,
 			"fixed addresses of two interfaces":     fixedOfTwo,
+			"a subnet for each of two interfaces":   twoSubnets,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
