@@ -726,7 +726,7 @@ func TestControllerRole(t *testing.T) {
 		"/pods": "get list watch", "/nodes": "get list watch", "/events": "create patch",
 		ours + "spiderippools": "get list watch create patch delete", ours + "spiderippools/status": "update", ours + "spidersubnets": "get list watch create patch",
 		ours + "spidersubnets/status": "update",
-		ours + "spiderreservedips": "list watch patch", ours + "spiderips": "get list watch patch delete", ours + "spiderendpoints": "get list delete",
+		ours + "spiderreservedips":    "list watch patch", ours + "spiderips": "get list watch patch delete", ours + "spiderendpoints": "get list delete",
 		"apps/deployments": watched, "apps/replicasets": watched, "apps/statefulsets": watched, "apps/daemonsets": watched, "batch/jobs": watched, "batch/cronjobs": watched,
 		"kubevirt.io/virtualmachines": "get", "kubevirt.io/virtualmachineinstances": "get",
 		"admissionregistration.k8s.io/mutatingwebhookconfigurations": "get list watch update", "admissionregistration.k8s.io/validatingwebhookconfigurations": "get list watch update",

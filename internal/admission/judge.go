@@ -36,8 +36,8 @@ func (o Options) judgePool(ctx context.Context, e edit[*v2beta1.SpiderIPPool]) (
 	}
 	around := o.around(e.user)
 	change := pool.ChangeOfPool(e.before, e.after)
-	// Of its automatic pools the controller has looked at all that is around them.
-	isNew := (e.before == nil || !change.Added.IsEmpty()) && !(around.ByController && pool.IsAutomatic(e.after))
+	looked := around.ByController && pool.IsAutomatic(e.after) // the controller did, at all that is around it
+	isNew := !looked && (e.before == nil || !change.Added.IsEmpty())
 	if isNew {
 		if around.Pools, err = o.pools(ctx); err != nil {
 			return v, err

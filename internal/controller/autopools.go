@@ -77,10 +77,7 @@ func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inv
 
 // Start passes when something has changed, and every minute, until ctx ends.
 func (a *automaticPools) Start(ctx context.Context) error {
-	if err := a.watch(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
+	if err := a.watch(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
 	for ctx.Err() == nil {
