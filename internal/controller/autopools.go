@@ -72,7 +72,7 @@ type automaticPools struct {
 
 func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inventory) *automaticPools {
 	return &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, usage: u, inventory: i,
-		changed: newSignal(), told: map[types.UID]string{}, wanted: &lately{noted: map[types.UID]time.Time{}}}
+		changed: p.asked, told: map[types.UID]string{}, wanted: &lately{noted: map[types.UID]time.Time{}}}
 }
 
 // Start passes when something has changed, and every minute, until ctx ends.
@@ -87,19 +87,7 @@ func (a *automaticPools) Start(ctx context.Context) error {
 				a.Log.Warn("automatic pools are not what they should be yet", "error", err)
 			}
 		}
-		due := time.NewTimer(next)
-		gather := time.After(poolsGather)
-		select {
-		case <-a.changed:
-		case <-a.pods.asked:
-		case <-due.C:
-		case <-ctx.Done():
-		}
-		due.Stop()
-		select {
-		case <-gather:
-		case <-ctx.Done():
-		}
+		a.changed.await(ctx, poolsGather, next)
 	}
 	return nil
 }

@@ -55,18 +55,7 @@ func (c *collection) Start(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		next, asked := c.pass(ctx)
-		due := time.NewTimer(next)
-		gather := time.After(c.collectGather + time.Duration(asked)*collectRead)
-		select {
-		case <-c.changed:
-		case <-due.C:
-		case <-ctx.Done():
-		}
-		due.Stop()
-		select {
-		case <-gather:
-		case <-ctx.Done():
-		}
+		c.changed.await(ctx, c.collectGather+time.Duration(asked)*collectRead, next)
 	}
 	return nil
 }

@@ -260,3 +260,18 @@ func (s signal) raise() {
 	default:
 	}
 }
+
+// await returns when the signal was raised, or after most, but not before least; or when ctx ends.
+func (s signal) await(ctx context.Context, least, most time.Duration) {
+	gather, due := time.After(least), time.NewTimer(most)
+	defer due.Stop()
+	select {
+	case <-s:
+	case <-due.C:
+	case <-ctx.Done():
+	}
+	select {
+	case <-gather:
+	case <-ctx.Done():
+	}
+}
