@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -39,6 +40,9 @@ type sighting struct {
 	told bool
 }
 
+// collectRate is how many addresses a second are written at most. There is no hurry, and pods start meanwhile.
+const collectRate = 100
+
 // manyFailures in a row are an Event.
 const manyFailures = 3
 
@@ -47,6 +51,7 @@ type actor struct {
 	Options
 	pools  client.Reader // of the cache
 	ledger *ledger.Ledger
+	pace   *rate.Limiter
 
 	collected, dryRun *prometheus.CounterVec // by action, reason and kind
 	vetoes            *prometheus.CounterVec // by what
@@ -56,7 +61,7 @@ type actor struct {
 func newActor(o Options, pools client.Reader) (*actor, error) {
 	labels := []string{"action", "reason", "kind"}
 	a := &actor{
-		Options: o, pools: pools, ledger: ledger.New(o.Live),
+		Options: o, pools: pools, ledger: ledger.New(o.Live), pace: rate.NewLimiter(collectRate, collectRate/10),
 		collected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spiderpool_controller_collected_total",
 			Help: "Addresses that were released, put in quarantine or kept for the next pod because no agent did, by reason, and whether the container was proven silent (proof) or not (policy)"}, labels),
 		dryRun: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spiderpool_controller_collection_dry_run_total",
@@ -124,6 +129,9 @@ func (a *actor) act(ctx context.Context, e Entry, v verdict, s *sighting) outcom
 }
 
 func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
+	if err := a.pace.Wait(ctx); err != nil {
+		return fmt.Errorf("wait for a turn: %w", err)
+	}
 	ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: addr.Name(e.Address), UID: e.Object, ResourceVersion: e.Version},
 		Spec: v2beta1.IPSpec{Address: e.Address.String()}}
 	switch v.do {
