@@ -19,8 +19,10 @@ type State struct {
 	Subnets   []v2beta1.SpiderSubnet
 	Pools     []v2beta1.SpiderIPPool
 	Workloads []Workload
-	// Held are the addresses that are held in the name of each pool.
-	Held map[string]addr.Set
+	// Held are the addresses that are held in the name of each automatic pool, InUse those that are held at all: it is asked
+	// only if addresses are carved.
+	Held  map[string]addr.Set
+	InUse func() addr.Set
 	// Reserved are given to nobody: what is reserved, and the addresses of nodes.
 	Reserved addr.Set
 	// Redundant is how many addresses more than pods a pool has where the application does not say.
@@ -338,10 +340,7 @@ func (p *planner) allTaken() addr.Set {
 			all = slices.AppendSeq(all, set.Ranges())
 			all = slices.AppendSeq(all, pool.Announced(&p.Pools[i]).Ranges())
 		}
-		for _, set := range p.Held {
-			all = slices.AppendSeq(all, set.Ranges())
-		}
-		set := addr.MakeSet(all...)
+		set := addr.MakeSet(slices.AppendSeq(all, p.InUse().Ranges())...)
 		p.taken = &set
 	}
 	return *p.taken

@@ -98,9 +98,21 @@ func (w *world) apply(p Plan) {
 	}
 }
 
+// state is what a planner sees.
+func (w *world) state() State {
+	s, held := w.State, w.Held
+	s.InUse = func() (all addr.Set) {
+		for _, set := range held {
+			all = all.Union(set)
+		}
+		return all
+	}
+	return s
+}
+
 // pass is what the controller does at once. It returns the problems.
 func (w *world) pass() string {
-	plan := Make(w.State)
+	plan := Make(w.state())
 	w.apply(plan)
 	changes, _ := Settle(w.Pools, w.Subnets)
 	w.apply(Plan{Change: changes})
@@ -362,7 +374,7 @@ func TestTwoLeaders(t *testing.T) {
 			}
 		}
 		clone := func() State {
-			s := w.State
+			s := w.state()
 			s.Pools = nil
 			for i := range w.Pools {
 				s.Pools = append(s.Pools, *w.Pools[i].DeepCopy())
@@ -441,6 +453,6 @@ func BenchmarkMake(b *testing.B) {
 		b.Fatal(len(w.Pools), problems)
 	}
 	for b.Loop() {
-		Make(w.State)
+		Make(w.state())
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -97,8 +99,12 @@ func (a *automaticPools) watch(ctx context.Context) error {
 	if err := a.workloads.start(ctx, a.changed); err != nil {
 		return err
 	}
-	raise := toolscache.ResourceEventHandlerFuncs{AddFunc: func(any) { a.changed.raise() }, UpdateFunc: func(any, any) { a.changed.raise() },
-		DeleteFunc: func(any) { a.changed.raise() }}
+	raise := toolscache.ResourceEventHandlerFuncs{AddFunc: func(any) { a.changed.raise() }, DeleteFunc: func(any) { a.changed.raise() },
+		UpdateFunc: func(before, after any) {
+			if concerns(before, after) {
+				a.changed.raise()
+			}
+		}}
 	for _, kind := range []client.Object{&v2beta1.SpiderIPPool{}, &v2beta1.SpiderSubnet{}, &v2beta1.SpiderReservedIP{}} {
 		informer, err := a.watches.GetInformer(ctx, kind)
 		if err == nil {
@@ -118,14 +124,21 @@ func (a *automaticPools) watch(ctx context.Context) error {
 	return nil
 }
 
+// concerns reports whether a change may matter: of other pools the status does not, which is most of what they bring.
+func concerns(before, after any) bool {
+	old, ok := before.(*v2beta1.SpiderIPPool)
+	now, is := after.(*v2beta1.SpiderIPPool)
+	return !ok || !is || old.Generation != now.Generation || pool.AutomaticOf(now) != nil
+}
+
 // errWaits is the error of a pass that has to look again at what another announces.
 var errWaits = errors.New("addresses are announced for two pools")
 
 // pass makes pools what applications want. An error is the first thing that failed; the next pass tries again.
 func (a *automaticPools) pass(ctx context.Context) error {
 	state, err := a.state(ctx)
-	if err != nil {
-		return err
+	if err != nil || len(state.Workloads) == 0 && len(state.Held) == 0 {
+		return err // nobody asks for a pool, and there is none
 	}
 	plan := autopool.Make(state)
 	a.tell(plan.Problems)
@@ -163,7 +176,12 @@ func (a *automaticPools) state(ctx context.Context) (s autopool.State, err error
 	s.Pools, s.Subnets, s.Redundant = pools.Items, subnets.Items, a.AutomaticPools.Redundant
 	reserved, nodes := a.inventory.kept()
 	s.Reserved = reserved.Union(nodes)
-	s.Held = a.usage.byPool()
+	s.Held, s.InUse = map[string]addr.Set{}, a.usage.inUse
+	for i := range s.Pools {
+		if p := &s.Pools[i]; pool.AutomaticOf(p) != nil {
+			s.Held[p.Name] = a.usage.heldIn(p.Name)
+		}
+	}
 	return s, nil
 }
 
@@ -358,20 +376,29 @@ func announcesAny(plan autopool.Plan) bool {
 	return false
 }
 
-// byPool are the addresses that are held in the name of each pool.
-func (u *usage) byPool() map[string]addr.Set {
+// heldIn are the addresses that are held in the name of a pool.
+func (u *usage) heldIn(name string) addr.Set {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	out := map[string]addr.Set{}
-	for name, h := range u.pools {
-		ranges := make([]addr.Range, 0, len(h.entries))
-		for a := range h.entries {
-			r, _ := addr.MakeRange(a, a)
-			ranges = append(ranges, r)
-		}
-		if len(ranges) > 0 {
-			out[name] = addr.MakeSet(ranges...)
-		}
+	h, ok := u.pools[name]
+	if !ok {
+		return addr.Set{}
 	}
-	return out
+	return setOf(maps.Keys(h.entries))
+}
+
+// inUse are all addresses that are held.
+func (u *usage) inUse() addr.Set {
+	var all []netip.Addr
+	u.each(func(e Entry) { all = append(all, e.Address) })
+	return setOf(slices.Values(all))
+}
+
+func setOf(all iter.Seq[netip.Addr]) addr.Set {
+	var ranges []addr.Range
+	for a := range all {
+		r, _ := addr.MakeRange(a, a)
+		ranges = append(ranges, r)
+	}
+	return addr.MakeSet(ranges...)
 }
