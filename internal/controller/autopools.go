@@ -62,6 +62,7 @@ type automaticPools struct {
 	watches   cache.Cache
 	workloads *workloads
 	pods      *pods
+	owners    *facts.Facts // of pods
 	usage     *usage
 	inventory *inventory
 	changed   signal
@@ -73,7 +74,7 @@ type automaticPools struct {
 }
 
 func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inventory) *automaticPools {
-	return &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, usage: u, inventory: i,
+	return &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, owners: facts.OfOwners(o.Live), usage: u, inventory: i,
 		changed: p.asked, told: map[types.UID]string{}, wanted: &lately{noted: map[types.UID]time.Time{}}}
 }
 
@@ -156,7 +157,8 @@ func (a *automaticPools) pass(ctx context.Context) error {
 	if err := w.Wait(); err != nil {
 		return err
 	}
-	if announces(state.Pools) || announcesAny(plan) {
+	if slices.ContainsFunc(plan.Create, announces) || slices.ContainsFunc(plan.Change, func(c autopool.Change) bool { return announces(c.After) }) ||
+		slices.ContainsFunc(state.Pools, func(p v2beta1.SpiderIPPool) bool { return announces(&p) }) {
 		return a.settle(ctx)
 	}
 	return nil
@@ -172,7 +174,7 @@ func (a *automaticPools) state(ctx context.Context) (s autopool.State, err error
 	if s.Workloads, err = a.workloads.list(ctx); err != nil {
 		return s, err
 	}
-	s.Workloads = append(s.Workloads, a.pods.workloads(a.AutomaticPools.Families)...)
+	s.Workloads = append(s.Workloads, a.ofPods(ctx)...)
 	s.Pools, s.Subnets, s.Redundant = pools.Items, subnets.Items, a.AutomaticPools.Redundant
 	reserved, nodes := a.inventory.kept()
 	s.Reserved = reserved.Union(nodes)
@@ -183,6 +185,20 @@ func (a *automaticPools) state(ctx context.Context) (s autopool.State, err error
 		}
 	}
 	return s, nil
+}
+
+// ofPods are the workloads that only their pods tell of. One whose top owner cannot be read now has to wait; its pools stay, for
+// asksFor cannot read it either.
+func (a *automaticPools) ofPods(ctx context.Context) (out []autopool.Workload) {
+	for _, p := range a.pods.asking() {
+		top, err := a.owners.TopOwner(ctx, p)
+		if err != nil {
+			a.Log.Warn("it is not known which application pods are of that ask for a SpiderSubnet", "namespace", p.Namespace, "error", err)
+			continue
+		}
+		out = append(out, *autopool.WorkloadOfPod(p.Namespace, top, p.Annotations, a.AutomaticPools.Families))
+	}
+	return out
 }
 
 // settle looks live at all that is announced, and decides.
@@ -353,27 +369,10 @@ func newWrites() *errgroup.Group {
 	return w
 }
 
-func announces(pools []v2beta1.SpiderIPPool) bool {
-	for i := range pools {
-		if _, ok := pools[i].Annotations[v2beta1.AnnotationCarving]; ok {
-			return true
-		}
-	}
-	return false
-}
-
-func announcesAny(plan autopool.Plan) bool {
-	for _, p := range plan.Create {
-		if announces([]v2beta1.SpiderIPPool{*p}) {
-			return true
-		}
-	}
-	for _, c := range plan.Change {
-		if announces([]v2beta1.SpiderIPPool{*c.After}) {
-			return true
-		}
-	}
-	return false
+// announces reports whether addresses are announced for a pool.
+func announces(p *v2beta1.SpiderIPPool) bool {
+	_, ok := p.Annotations[v2beta1.AnnotationCarving]
+	return ok
 }
 
 // heldIn are the addresses that are held in the name of a pool.

@@ -12,10 +12,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -231,6 +234,37 @@ func TestAutomaticPools(t *testing.T) {
 	if !slices.Equal(p.Spec.IPs, kept) || p.Labels[v2beta1.LabelOwnerApplicationUID] == string(d.UID) {
 		t.Errorf("it was adopted as %+v", p)
 	}
+}
+
+// TestApplicationsOfPods: a pod of a kind that is not watched has its pool under the name that agents look for, that of what is
+// above its owner; a static pod, which its node controls, has none.
+func TestApplicationsOfPods(t *testing.T) {
+	c := newAutoTest(t)
+	c.subnet("s4", "10.6.0.0/16", "10.6.0.10-10.6.0.99")
+	if _, err := envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{
+		definition("kubevirt.io", "v1", "VirtualMachine"), definition("kubevirt.io", "v1", "VirtualMachineInstance"),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	instance := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": map[string]any{
+		"namespace": "shop", "name": "db-1", "ownerReferences": []any{map[string]any{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "db", "uid": "vm", "controller": true}}}}}
+	c.create(instance)
+	t.Cleanup(func() { _ = c.cluster.Delete(context.Background(), instance) })
+	for name, owner := range map[string]metav1.OwnerReference{
+		"launcher": {APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "db-1", UID: instance.GetUID(), Controller: ptr.To(true)},
+		"static":   {APIVersion: "v1", Kind: "Node", Name: "n1", UID: "node", Controller: ptr.To(true)},
+	} {
+		p := c.podOn("n1", name)
+		p.Annotations = map[string]string{v2beta1.AnnotationSubnet: asksS4, v2beta1.AnnotationIPPoolIPNumber: "1"}
+		p.OwnerReferences = []metav1.OwnerReference{owner}
+		if err := c.Update(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := c.leads()
+	c.poolsAre("made", "VirtualMachine db eth0 s4 1")
+	l.quiet()
+	c.poolsAre("in the end", "VirtualMachine db eth0 s4 1")
 }
 
 // pool4 is the first address of a pool.

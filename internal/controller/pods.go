@@ -40,10 +40,10 @@ type podAsk struct {
 	annotations map[string]string
 }
 
-// askOf is nil for a pod whose workload is watched.
+// askOf is nil for a pod whose workload is watched, and for the mirror of a static pod, which its node controls.
 func askOf(p *corev1.Pod) *podAsk {
 	owner := metav1.GetControllerOfNoCopy(p)
-	if owner == nil || p.Spec.HostNetwork || !pool.AsksForSubnets(p.Annotations) || autopool.IsKnown(owner.APIVersion, owner.Kind) {
+	if owner == nil || owner.APIVersion == "v1" && owner.Kind == "Node" || p.Spec.HostNetwork || !pool.AsksForSubnets(p.Annotations) || autopool.IsKnown(owner.APIVersion, owner.Kind) {
 		return nil
 	}
 	return &podAsk{*owner, subnetAnnotations(p.Annotations)}
@@ -225,8 +225,8 @@ func (p *pods) of(e Entry) (podState, time.Duration) {
 	return (*podFact)(nil).of(e)
 }
 
-// workloads are those of kinds of others whose pods ask for SpiderSubnets.
-func (p *pods) workloads(enabled []pool.Family) (out []autopool.Workload) {
+// asking are pods that ask for SpiderSubnets, one of each owner, with their names' namespace, owner and annotations alone.
+func (p *pods) asking() (out []*corev1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	seen := map[types.UID]bool{}
@@ -236,7 +236,7 @@ func (p *pods) workloads(enabled []pool.Family) (out []autopool.Workload) {
 		}
 		seen[f.asks.owner.UID] = true
 		namespace, _, _ := strings.Cut(name, "/")
-		out = append(out, *autopool.WorkloadOfPod(namespace, f.asks.owner, f.asks.annotations, enabled))
+		out = append(out, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Annotations: f.asks.annotations, OwnerReferences: []metav1.OwnerReference{f.asks.owner}}})
 	}
 	return out
 }

@@ -111,6 +111,10 @@ func Read(ctx context.Context, live client.Reader, node string) (*Facts, error) 
 	return w, w.readReserved(ctx)
 }
 
+// OfOwners are facts that know of owners alone (TopOwner). For who looks at pods
+// of all nodes.
+func OfOwners(live client.Reader) *Facts { return empty(live, "") }
+
 func empty(live client.Reader, node string) *Facts {
 	w := &Facts{
 		node: node, live: live, owners: lru.New(4096),
