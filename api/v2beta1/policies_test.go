@@ -483,12 +483,7 @@ func ofMachine(e *v2beta1.SpiderEndpoint) {
 
 // TestCRDsCanBeRemoved: with the CRD go the addresses, though pods hold them.
 func TestCRDsCanBeRemoved(t *testing.T) {
-	server, err := apiserver.Start(t.Context(), apiserver.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.Background()) })
-	apiserver.InstallProduct(t, server)
+	server := apiserver.OwnForTest(t)
 	types := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{v2beta1.AddToScheme, apiextensionsv1.AddToScheme} {
 		if err := add(types); err != nil {

@@ -22,7 +22,6 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/logging"
-	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/ports"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
@@ -115,20 +114,10 @@ func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Events.Events("")})
 	return agent.New(agent.Options{
-		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, FormerSockets: installed.Former, Families: families(conf),
+		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, FormerSockets: installed.Former, Families: conf.Families(),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
 		Client: clients.Live, Facts: known, Fixed: conf.FixedAddresses(), AutomaticPools: conf.AutomaticPools(),
 		DetectConflicts: conf.EnableIPConflictDetection, DetectGateways: conf.EnableGatewayDetection, Durations: timing.Production(), Log: log,
 		Events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil
-}
-
-func families(conf config.Config) (out []pool.Family) {
-	if conf.EnableIPv4 {
-		out = append(out, pool.IPv4)
-	}
-	if conf.EnableIPv6 {
-		out = append(out, pool.IPv6)
-	}
-	return out
 }

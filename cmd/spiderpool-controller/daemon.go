@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,7 +29,6 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/controller"
 	"github.com/spidernet-io/spiderpool/internal/ledger"
 	"github.com/spidernet-io/spiderpool/internal/logging"
-	"github.com/spidernet-io/spiderpool/internal/pool"
 	"github.com/spidernet-io/spiderpool/internal/ports"
 )
 
@@ -83,7 +81,8 @@ func daemon(ctx context.Context, f flags) error {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.Events.Events("")})
 	defer broadcaster.Shutdown()
-	lead := &leader{clients: clients, env: env, subnets: conf.EnableSpiderSubnet, automatic: automaticPools(conf), fixed: conf.FixedAddresses(), log: log,
+	lead := &leader{clients: clients, env: env, subnets: conf.EnableSpiderSubnet, automatic: controller.AutomaticPools{Enabled: conf.AutomaticPools(), Redundant: conf.AutoPoolRedundantIPNumber, Families: conf.Families()},
+		fixed: conf.FixedAddresses(), log: log,
 		events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-controller"})}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -92,17 +91,6 @@ func daemon(ctx context.Context, f flags) error {
 	group.Go(func() error { lead.run(ctx); return nil })
 	servePorts(ctx, group, env, clients.Live, certificate, lead, log)
 	return group.Wait()
-}
-
-func automaticPools(conf config.Config) controller.AutomaticPools {
-	out := controller.AutomaticPools{Enabled: conf.AutomaticPools(), Redundant: conf.AutoPoolRedundantIPNumber}
-	for f, enabled := range map[pool.Family]bool{pool.IPv4: conf.EnableIPv4, pool.IPv6: conf.EnableIPv6} {
-		if enabled {
-			out.Families = append(out.Families, f)
-		}
-	}
-	slices.Sort(out.Families)
-	return out
 }
 
 // tellSettings logs what is set and does not do what its name says.

@@ -49,12 +49,7 @@ func freePort(t *testing.T) int {
 // TestDaemon: a replica that starts while the API server is away stays, admits and leads once it is there; it leads again after
 // the API server was away for longer than the lease lasts, and gives the lease up when it ends.
 func TestDaemon(t *testing.T) {
-	server, err := apiserver.Start(t.Context(), apiserver.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.Background()) })
-	apiserver.InstallProduct(t, server)
+	server := apiserver.OwnForTest(t)
 	clients, err := apiclient.New(server.Config())
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -23,12 +22,7 @@ import (
 func TestRestored(t *testing.T) {
 	for _, bump := range []uint64{0, 1_000_000_000} {
 		t.Run(fmt.Sprint("revisions go on ", bump, " later"), func(t *testing.T) {
-			server, err := apiserver.Start(t.Context(), apiserver.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = server.Stop(context.Background()) })
-			apiserver.InstallProduct(t, server)
+			server := apiserver.OwnForTest(t)
 			c := clusterOf(t, server)
 			cut := newGate() // until it opens, the way from the first node to the API server is cut
 			cut.open()

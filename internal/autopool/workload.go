@@ -99,6 +99,12 @@ func kindOf(o client.Object) (apiVersion, kind string) {
 // isBetween reports whether others make workloads of a kind to run pods.
 func isBetween(kind string) bool { return kind == "ReplicaSet" || kind == "Job" }
 
+// TemplateOf is the template of a workload's pods; nil if its kind is not watched.
+func TemplateOf(o client.Object) *corev1.PodTemplateSpec {
+	template, _ := podsOf(o)
+	return template
+}
+
 // podsOf is the template of a workload's pods, and how many of these may exist at once.
 func podsOf(o client.Object) (*corev1.PodTemplateSpec, int) {
 	switch w := o.(type) {

@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
 // Config is the content of conf.yml, the key of that name in the ConfigMap spiderpool-conf. It is read once, at start.
@@ -122,6 +124,17 @@ func Load(path string) (Config, error) {
 		return Config{}, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return c, nil
+}
+
+// Families are those that are enabled, in the order in which an ADD serves them.
+func (c *Config) Families() (out []pool.Family) {
+	if c.EnableIPv4 {
+		out = append(out, pool.IPv4)
+	}
+	if c.EnableIPv6 {
+		out = append(out, pool.IPv6)
+	}
+	return out
 }
 
 // AutomaticPools reports whether pods may ask for SpiderSubnets, from which pools are made for their applications.

@@ -3,10 +3,13 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/spidernet-io/spiderpool/internal/pool"
 )
 
 func write(t *testing.T, content string) string {
@@ -198,6 +201,22 @@ func TestAutomaticPools(t *testing.T) {
 	for content, want := range map[string]bool{"": true, "enableSpiderSubnet: false": false, "enableAutoPoolForApplication: false": false} {
 		if c, err := Parse([]byte(content)); err != nil || c.AutomaticPools() != want {
 			t.Errorf("%q: %t, %v", content, c.AutomaticPools(), err)
+		}
+	}
+}
+
+// TestFamilies: a family that is switched off is served to nobody.
+func TestFamilies(t *testing.T) {
+	for _, tc := range []struct {
+		conf Config
+		want []pool.Family
+	}{
+		{Config{EnableIPv4: true, EnableIPv6: true}, []pool.Family{pool.IPv4, pool.IPv6}},
+		{Config{EnableIPv4: true}, []pool.Family{pool.IPv4}},
+		{Config{EnableIPv6: true}, []pool.Family{pool.IPv6}},
+	} {
+		if got := tc.conf.Families(); !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: %v", tc.conf, got)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"context"
 	"testing"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
@@ -11,12 +10,7 @@ import (
 // TestAPIServerRestarts: a leader lives on while the API server is away, and what
 // changed meanwhile is in the status when it is back.
 func TestAPIServerRestarts(t *testing.T) {
-	server, err := apiserver.Start(t.Context(), apiserver.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.Background()) })
-	apiserver.InstallProduct(t, server)
+	server := apiserver.OwnForTest(t)
 	c := clusterOf(t, server)
 	c.pool("a", "10.6.0.10-10.6.0.19")
 	c.claim("a", "10.6.0.10")

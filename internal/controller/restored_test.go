@@ -22,12 +22,7 @@ import (
 func TestRestored(t *testing.T) {
 	for _, bump := range []uint64{0, 1_000_000_000} {
 		t.Run(fmt.Sprint("revisions go on ", bump, " later"), func(t *testing.T) {
-			server, err := apiserver.Start(t.Context(), apiserver.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = server.Stop(context.Background()) })
-			apiserver.InstallProduct(t, server)
+			server := apiserver.OwnForTest(t)
 			c := clusterOf(t, server)
 			c.lead()
 			c.pool("a", "10.6.0.10-10.6.0.19")

@@ -73,13 +73,7 @@ func readInstallation(ctx context.Context, c client.Reader, set *appsv1.DaemonSe
 		if err != nil {
 			return out, fmt.Errorf("conf.yml in ConfigMap %s/%s: %w", m.Namespace, m.Name, err)
 		}
-		out.fixed, out.automaticPools = conf.FixedAddresses(), conf.AutomaticPools()
-		if conf.EnableIPv4 {
-			out.families = append(out.families, pool.IPv4)
-		}
-		if conf.EnableIPv6 {
-			out.families = append(out.families, pool.IPv6)
-		}
+		out.families, out.fixed, out.automaticPools = conf.Families(), conf.FixedAddresses(), conf.AutomaticPools()
 		return out, nil
 	}
 	return out, fmt.Errorf("DaemonSet %s/%s mounts no ConfigMap with the key conf.yml", set.Namespace, set.Name)

@@ -28,7 +28,7 @@ var plan = map[string][]string{
 	"internal/fixed":            {"api/v2beta1"},
 	"internal/ledger":           {"internal/apiclient", "internal/addr", "api/v2beta1"},
 	"internal/cni":              {"internal/wire"},
-	"internal/config":           {"internal/fixed", "internal/addr"},
+	"internal/config":           {"internal/fixed", "internal/pool", "internal/addr"},
 	"internal/facts":            {"internal/apiclient", "internal/coalesce", "internal/fixed", "internal/pool", "internal/addr", "api/v2beta1"},
 	"internal/agent/timing":     {},
 	"internal/agent/metrics":    {},

@@ -35,6 +35,19 @@ const (
 	controllerAccount = "spiderpool-controller"
 )
 
+// OwnForTest starts an API server with the product for one test, which may stop it and put it back; others share ForTest's. It
+// ends with the test.
+func OwnForTest(tb testing.TB) *Server {
+	tb.Helper()
+	s, err := Start(tb.Context(), Options{})
+	if err != nil {
+		tb.Fatalf("starting the API server: %v", err)
+	}
+	tb.Cleanup(func() { _ = s.Stop(context.Background()) })
+	InstallProduct(tb, s)
+	return s
+}
+
 // InstallProduct gives the server the kinds of the product, the service accounts
 // with their roles and no other right, and the admission policies, all of them
 // the chart's, and returns when they are enforced. It may be called again.
