@@ -44,6 +44,15 @@ func (a *Agent) serveAdd(ctx context.Context, r *allocation.Request) (*wire.Repl
 		return nil, err
 	}
 	defer leave()
+	reply, err := a.serveAdmitted(ctx, r, k)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, lease.ErrDeleted) && !errors.Is(err, lease.ErrDeleted) {
+		err = fmt.Errorf("%w: %w", cause, err) // which only says that a request was cancelled
+	}
+	return reply, err
+}
+
+// serveAdmitted serves an ADD until a DEL of its container ends ctx.
+func (a *Agent) serveAdmitted(ctx context.Context, r *allocation.Request, k lease.Key) (*wire.Reply, error) {
 	if err := r.Retry(ctx, func() error { return a.identify(ctx, r) }); err != nil {
 		return nil, err
 	}

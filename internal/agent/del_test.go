@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
+	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
@@ -323,4 +325,30 @@ func TestSecondLookWaitsForSilence(t *testing.T) {
 		t.Errorf("freed %s after the DEL, the interface is there, and silence is after %s", after, n.durations.Release)
 	}
 	n.done()
+}
+
+// TestDelDuringClaim: the DEL comes when the API server has made the claim and not yet answered. The ADD says that, and not what
+// became of its request; nothing stays claimed.
+func TestDelDuringClaim(t *testing.T) {
+	c := newCluster(t)
+	n := c.machine("n1")
+	n.transport = func(next http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(r)
+			if err == nil && r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/spiderips") {
+				<-r.Context().Done()
+				return nil, errors.Join(r.Context().Err(), resp.Body.Close())
+			}
+			return resp, err
+		})
+	}
+	n.start()
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	p := c.pod(n, "web", c.from("v4|"))
+	add := n.adding(p, "web")
+	c.holds("10.1.0.10 n1/web eth0 web")
+	n.deleted(p, "web")
+	add.refused(t, wire.CodeTryAgain, lease.ErrDeleted.Error())
+	n.done()
+	c.holds("")
 }
