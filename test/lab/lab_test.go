@@ -152,12 +152,12 @@ func ping(t *testing.T, l *lab.Lab, dev string, to netip.Addr) {
 
 func addresses(t *testing.T, l *lab.Lab, podName, node string) map[string][]netip.Prefix {
 	t.Helper()
-	s, err := l.PodSandbox(node, "default", podName)
+	s, err := l.PodSandbox(node, pod(t, l, podName).UID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := string(pod(t, l, podName).UID); s.UID != want {
-		t.Errorf("sandbox of pod %s has UID %s, the pod %s", podName, s.UID, want)
+	if s.Namespace != "default" || s.Name != podName {
+		t.Errorf("the sandbox of pod %s is that of %s/%s", podName, s.Namespace, s.Name)
 	}
 	addrs, err := l.Addresses(node, s.Netns)
 	if err != nil {
@@ -180,7 +180,7 @@ func execAndLogs(t *testing.T, l *lab.Lab) {
 // that of a pod on the host's network.
 func service(t *testing.T, l *lab.Lab) {
 	ctx := t.Context()
-	s, err := l.PodSandbox("node1", "default", "a")
+	s, err := l.PodSandbox("node1", pod(t, l, "a").UID)
 	must(t, err)
 	for _, address := range []string{"https://10.96.0.1", "https://[fd00:10:250::1]:6443"} {
 		ask := []string{"--server=" + address, "get", "--raw=/version"}
@@ -208,7 +208,9 @@ func service(t *testing.T, l *lab.Lab) {
 func addNode(t *testing.T, l *lab.Lab) {
 	ctx := t.Context()
 	archive := filepath.Join(t.TempDir(), "image.tar")
-	export := l.NodeCommand(ctx, "node1", "ctr", "-n", "k8s.io", "images", "export", "-", "localhost/alpine:1")
+	// Without --local, ctr asks containerd to stream the archive and exits when
+	// containerd is done, which may be before it has written the archive's end.
+	export := l.NodeCommand(ctx, "node1", "ctr", "-n", "k8s.io", "images", "export", "--local", "-", "localhost/alpine:1")
 	out, err := export.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +251,7 @@ func faults(t *testing.T, l *lab.Lab) {
 	}
 	must(t, l.InstallPlugin("node2", l.HostPath("node1", "/opt/cni/bin/macvlan")))
 
-	old := addresses(t, l, "b", "node2")["eth0"]
+	b, old := pod(t, l, "b").UID, addresses(t, l, "b", "node2")["eth0"]
 	must(t, l.StopKubelet(ctx, "node2"))
 	kubectl(t, l, "delete", "pod", "b", "--force", "--grace-period=0", "--wait=false")
 	ping(t, l, "eth0", old[0].Addr()) // the object is gone, the container is not
@@ -259,7 +261,7 @@ func faults(t *testing.T, l *lab.Lab) {
 	must(t, err)
 	must(t, other.StartKubelet(ctx, "node2"))
 	eventually(t, "the sandbox of pod b is gone", func() error {
-		if _, err := l.PodSandbox("node2", "default", "b"); err == nil {
+		if _, err := l.PodSandbox("node2", b); err == nil {
 			return fmt.Errorf("it is there")
 		}
 		return nil

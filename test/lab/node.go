@@ -222,7 +222,8 @@ func (l *Lab) startContainerd(ctx context.Context, n node) error {
 }
 
 // kubeletConfig: loss of a node is noticed within seconds, so the lease is
-// renewed often enough; the machine's disk may be nearly full, which is no
+// renewed often enough; a container that was killed is started again within
+// seconds, however often; the machine's disk may be nearly full, which is no
 // matter of the lab's.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -243,6 +244,7 @@ maxPods: 250
 staticPodPath: /etc/kubernetes/manifests
 resolvConf: /etc/resolv.conf
 nodeLeaseDurationSeconds: 12
+crashLoopBackOff: {maxContainerRestartPeriod: 3s}
 registryPullQPS: 0
 eventRecordQPS: 0
 kubeAPIQPS: 200

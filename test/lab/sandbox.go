@@ -5,15 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/spidernet-io/spiderpool/test/lab/process"
 )
@@ -26,6 +29,8 @@ type Sandbox struct {
 	// Netns is the path of the network namespace on the node, as plugins get
 	// it in CNI_NETNS; empty for a pod on the host's network.
 	Netns string
+	// Made is when the runtime wrote it down.
+	Made time.Time
 }
 
 // Sandboxes lists the pod sandboxes that run on a node. They are read from the
@@ -56,10 +61,16 @@ func (l *Lab) Sandboxes(nodeName string) ([]Sandbox, error) {
 	return all, nil
 }
 
-// readSandbox reads an OCI runtime bundle's configuration; that of a container
-// inside a sandbox gives the zero value.
+// readSandbox reads an OCI runtime bundle's configuration. That of a container
+// inside a sandbox gives the zero value, and so does one that the runtime is
+// writing, of what does not run yet.
 func readSandbox(file string) (Sandbox, error) {
-	data, err := os.ReadFile(file)
+	f, err := os.Open(file)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
 	if err != nil {
 		return Sandbox{}, err
 	}
@@ -69,7 +80,10 @@ func readSandbox(file string) (Sandbox, error) {
 			Namespaces []struct{ Type, Path string } `json:"namespaces"`
 		} `json:"linux"`
 	}
-	if err := json.Unmarshal(data, &bundle); err != nil {
+	switch err := json.NewDecoder(f).Decode(&bundle); {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return Sandbox{}, nil
+	case err != nil:
 		return Sandbox{}, fmt.Errorf("%s: %w", file, err)
 	}
 	const cri = "io.kubernetes.cri."
@@ -77,7 +91,7 @@ func readSandbox(file string) (Sandbox, error) {
 	if a[cri+"container-type"] != "sandbox" {
 		return Sandbox{}, nil
 	}
-	s := Sandbox{ID: a[cri+"sandbox-id"], Namespace: a[cri+"sandbox-namespace"], Name: a[cri+"sandbox-name"], UID: a[cri+"sandbox-uid"]}
+	s := Sandbox{ID: a[cri+"sandbox-id"], Namespace: a[cri+"sandbox-namespace"], Name: a[cri+"sandbox-name"], UID: a[cri+"sandbox-uid"], Made: info.ModTime()}
 	for _, ns := range bundle.Linux.Namespaces {
 		if ns.Type == "network" {
 			s.Netns = ns.Path
@@ -87,18 +101,27 @@ func readSandbox(file string) (Sandbox, error) {
 }
 
 // PodSandbox is the sandbox of a pod on a node; of several, which a restart
-// leaves for a moment, any.
-func (l *Lab) PodSandbox(nodeName, namespace, name string) (Sandbox, error) {
+// leaves for a moment, the last. It goes by the pod's UID, as the sandbox of a
+// StatefulSet's pod may still be there when the next one of its name runs.
+func (l *Lab) PodSandbox(nodeName string, uid types.UID) (Sandbox, error) {
 	all, err := l.Sandboxes(nodeName)
 	if err != nil {
 		return Sandbox{}, err
 	}
+	last := lastOf(all, uid)
+	if last.ID == "" {
+		return Sandbox{}, fmt.Errorf("the pod with the UID %s has no sandbox on %s", uid, nodeName)
+	}
+	return last, nil
+}
+
+func lastOf(all []Sandbox, uid types.UID) (last Sandbox) {
 	for _, s := range all {
-		if s.Namespace == namespace && s.Name == name {
-			return s, nil
+		if s.UID == string(uid) && s.Made.After(last.Made) {
+			last = s
 		}
 	}
-	return Sandbox{}, fmt.Errorf("pod %s/%s has no sandbox on %s", namespace, name, nodeName)
+	return last
 }
 
 // PodNamespaces are the network namespaces that a node keeps for pods, as

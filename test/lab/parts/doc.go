@@ -2,8 +2,9 @@
 //
 // Every directory below this one is a part: a Go module of its own that names
 // the programs by tool directives at pinned versions (kubernetes, containerd,
-// cni, multus, helm, etcdutl), a module with a main of ours (etcd, certmanager), or a
-// main of this module (forward). What is built is kept in
+// cni, multus, helm, etcdutl), a module with a main of ours (etcd, certissuer), or a
+// main of this module (forward); prometheusoperator has no program, only files
+// that tests read where Module says. What is built is kept in
 //
 //	${XDG_CACHE_HOME:-$HOME/.cache}/spiderpool-lab/PART-HASH/bin
 //

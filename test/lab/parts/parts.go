@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,14 +34,23 @@ func Bin(ctx context.Context, out io.Writer, part string) (string, error) {
 	return b.bin(ctx)
 }
 
-// Version returns the version of a module that a part requires, as its go.mod
-// states it: Version("kubernetes", "k8s.io/kubernetes").
-func Version(part, module string) (string, error) {
+// Module returns the directory of the source of a module that a part requires,
+// for the files in it that are no programs, as manifests. It is downloaded if
+// the module cache has it not, and must be what the go.sum of the part says.
+func Module(ctx context.Context, part, module string) (string, error) {
 	src, err := source(part)
 	if err != nil {
 		return "", err
 	}
-	return version(src, module)
+	out, err := builder{src: src}.run(ctx, "mod", "download", "-json", module)
+	if err != nil {
+		return "", err
+	}
+	var downloaded struct{ Dir string }
+	if err := json.Unmarshal([]byte(out), &downloaded); err != nil {
+		return "", fmt.Errorf("module %s of part %s: %w", module, part, err)
+	}
+	return downloaded.Dir, nil
 }
 
 // source is the directory of a part in the checkout from which this program

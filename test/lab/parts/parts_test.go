@@ -119,7 +119,7 @@ func TestKubernetesIsToldItsVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Version("kubernetes", "k8s.io/kubernetes")
+	v, err := version(src, "k8s.io/kubernetes")
 	if err != nil || !strings.HasPrefix(v, "v1.") {
 		t.Fatalf("version is %q, %v", v, err)
 	}
@@ -127,10 +127,24 @@ func TestKubernetesIsToldItsVersion(t *testing.T) {
 	if err != nil || !strings.Contains(strings.Join(flags, " "), "gitVersion="+v+" ") {
 		t.Errorf("flags are %q, %v; want them to hold %s", flags, err, v)
 	}
-	if _, err := Version("kubernetes", "example.test/absent"); err == nil {
+	if _, err := version(src, "example.test/absent"); err == nil {
 		t.Error("a module that is not required has a version")
 	}
 	if _, err := source("absent"); err == nil {
 		t.Error("a part that does not exist has a source")
+	}
+}
+
+func TestModuleHasItsFiles(t *testing.T) {
+	const module = "github.com/prometheus-operator/prometheus-operator"
+	dir, err := Module(t.Context(), "prometheusoperator", module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "example", "prometheus-operator-crd")); err != nil {
+		t.Error(err)
+	}
+	if dir, err := Module(t.Context(), "prometheusoperator", "example.test/absent"); err == nil {
+		t.Errorf("a module that is not required is at %s", dir)
 	}
 }

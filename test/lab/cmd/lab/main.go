@@ -46,7 +46,7 @@ func build() *cobra.Command {
 			if _, err := lab.Build(cmd.Context(), os.Stderr, true); err != nil {
 				return err
 			}
-			for _, tool := range []string{"helm", "certmanager"} {
+			for _, tool := range []string{"helm", "certissuer"} {
 				if _, err := parts.Bin(cmd.Context(), os.Stderr, tool); err != nil {
 					return err
 				}

@@ -1,4 +1,4 @@
-// Command certmanager is cert-manager's controller and its cainjector in one process, with the issuers of type CA and
+// Command certissuer is cert-manager's controller and its cainjector in one process, with the issuers of type CA and
 // self-signed; their own main packages are in modules that cannot be required.
 package main
 
@@ -36,7 +36,7 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: certmanager KUBECONFIG")
+		fmt.Fprintln(os.Stderr, "usage: certissuer KUBECONFIG")
 		os.Exit(2)
 	}
 	ctrl.SetLogger(klog.Background())

@@ -1,5 +1,5 @@
 // cert-manager, which makes the certificate of the webhooks if the chart is told so.
-module github.com/spidernet-io/spiderpool/test/lab/parts/certmanager
+module github.com/spidernet-io/spiderpool/test/lab/parts/certissuer
 
 go 1.26.0
 
