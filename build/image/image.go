@@ -22,7 +22,7 @@ import (
 
 const bin = "usr/bin"
 
-// epoch is the time of everything in an image, so that the same programs make the same image.
+// epoch is the time of all files in an image, so that the same programs make the same layer.
 var epoch = time.Unix(0, 0).UTC()
 
 // machines are the architectures that images are made for.
@@ -30,17 +30,19 @@ var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AA
 
 // spec says what an image is made of.
 type spec struct {
-	name      name.Tag
-	revision  string // commit of the source; may be empty
-	programs  []string
-	platforms []platform
+	name        name.Tag
+	description string
+	revision    string    // commit of the source; may be empty
+	created     time.Time // of the source, not of the build, which may be repeated
+	programs    []string
+	platforms   []platform
 }
 
 // platform is an architecture of Linux and the directory of its programs.
 type platform struct{ arch, dir string }
 
-// index is what stands in index.json: one descriptor with the name of the image, of the image itself, or of an index
-// of the images of several platforms. The digest is the one that a registry would show.
+// index is what stands in index.json: one descriptor with the name of the image, of an index of the images of all
+// platforms. The digest is the one that a registry shows.
 func (s spec) index() (v1.ImageIndex, v1.Hash, error) {
 	var images []mutate.IndexAddendum
 	for _, p := range s.platforms {
@@ -50,19 +52,16 @@ func (s spec) index() (v1.ImageIndex, v1.Hash, error) {
 		}
 		images = append(images, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: p.arch}}})
 	}
-	top := images[0]
-	if len(images) > 1 {
-		top = mutate.IndexAddendum{Add: mutate.AppendManifests(ociIndex(), images...)}
-	}
-	digest, err := top.Add.(interface{ Digest() (v1.Hash, error) }).Digest()
+	// Registries show what an index is by its annotations.
+	all := mutate.Annotations(mutate.AppendManifests(ociIndex(), images...), s.labels()).(v1.ImageIndex)
+	digest, err := all.Digest()
 	if err != nil {
 		return nil, v1.Hash{}, err
 	}
-	top.Annotations = map[string]string{
+	return mutate.AppendManifests(ociIndex(), mutate.IndexAddendum{Add: all, Descriptor: v1.Descriptor{Annotations: map[string]string{
 		"io.containerd.image.name":          s.name.Name(), // what containerd takes for the name
 		"org.opencontainers.image.ref.name": s.name.TagStr(),
-	}
-	return mutate.AppendManifests(ociIndex(), top), digest, nil
+	}}}), digest, nil
 }
 
 func ociIndex() v1.ImageIndex { return mutate.IndexMediaType(empty.Index, types.OCIImageIndex) }
@@ -83,7 +82,7 @@ func (s spec) image(p platform) (v1.Image, error) {
 		return nil, err
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Created = "linux", p.arch, v1.Time{Time: epoch}
+	config.OS, config.Architecture, config.Created = "linux", p.arch, v1.Time{Time: s.created}
 	config.Config = v1.Config{
 		Entrypoint: []string{"/" + path.Join(bin, s.programs[0])},
 		Env:        []string{"PATH=/" + bin},
@@ -99,11 +98,14 @@ func (s spec) labels() map[string]string {
 	labels := map[string]string{
 		prefix + "title":    s.programs[0],
 		prefix + "version":  s.name.TagStr(),
+		prefix + "created":  s.created.Format(time.RFC3339),
 		prefix + "source":   "https://github.com/spidernet-io/spiderpool",
 		prefix + "licenses": "Apache-2.0",
 	}
-	if s.revision != "" {
-		labels[prefix+"revision"] = s.revision
+	for name, text := range map[string]string{"description": s.description, "revision": s.revision} {
+		if text != "" {
+			labels[prefix+name] = text
+		}
 	}
 	return labels
 }

@@ -5,9 +5,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,11 +78,10 @@ func untar(t *testing.T, file string) layout.Path {
 	}
 }
 
-// top is the one descriptor of an archive's index.json.
-func top(t *testing.T, archive string) (layout.Path, v1.Descriptor) {
+// top is the one descriptor of an archive's index.json, and the index that it describes.
+func top(t *testing.T, archive string) (v1.Descriptor, v1.ImageIndex) {
 	t.Helper()
-	l := untar(t, archive)
-	index, err := l.ImageIndex()
+	index, err := untar(t, archive).ImageIndex()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,83 +95,88 @@ func top(t *testing.T, archive string) (layout.Path, v1.Descriptor) {
 	if len(manifest.Manifests) != 1 {
 		t.Fatalf("%d descriptors in index.json, want 1", len(manifest.Manifests))
 	}
-	return l, manifest.Manifests[0]
+	index, err = index.ImageIndex(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifest.Manifests[0], index
 }
 
-func TestImageOfTwoPlatforms(t *testing.T) {
-	amd64, arm64 := bins(t, "amd64"), bins(t, "arm64")
-	out := filepath.Join(t.TempDir(), "image.tar")
-	var printed strings.Builder
-	if err := run([]string{"--name", ref, "--out", out, "--revision", "abc", "--arch", "amd64=" + amd64, "--arch", "arm64=" + arm64, "agent", "plugin"}, &printed); err != nil {
-		t.Fatal(err)
-	}
-	l, d := top(t, out)
-	if want := ref + "@" + d.Digest.String() + "\n"; printed.String() != want {
-		t.Errorf("printed %q, want %q", printed.String(), want)
-	}
-	want := map[string]string{"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": "1.2.3"}
-	if diff := cmp.Diff(want, d.Annotations); diff != "" {
-		t.Errorf("annotations (-want +got):\n%s", diff)
-	}
-	index, err := l.ImageIndex()
+// platforms are the images of an index, by "linux/amd64".
+func platforms(t *testing.T, index v1.ImageIndex) map[string]v1.Image {
+	t.Helper()
+	manifest, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	images, err := index.ImageIndex(d.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest, err := images.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var platforms []string
+	images := map[string]v1.Image{}
 	for _, m := range manifest.Manifests {
-		img, err := images.Image(m.Digest)
-		if err != nil {
+		if images[m.Platform.String()], err = index.Image(m.Digest); err != nil {
 			t.Fatal(err)
 		}
-		platforms = append(platforms, m.Platform.String())
-		checkImage(t, img, m.Platform.Architecture, map[string]string{"amd64": amd64, "arm64": arm64}[m.Platform.Architecture])
 	}
-	if diff := cmp.Diff([]string{"linux/amd64", "linux/arm64"}, platforms); diff != "" {
-		t.Errorf("platforms (-want +got):\n%s", diff)
-	}
+	return images
 }
 
-func TestImageOfOnePlatform(t *testing.T) {
-	dir := bins(t, "arm64")
-	out := filepath.Join(t.TempDir(), "image.tar")
-	if err := run([]string{"--name", ref, "--out", out, "--revision", "abc", "--arch", "arm64=" + dir, "agent", "plugin"}, io.Discard); err != nil {
-		t.Fatal(err)
+// labels are those of an image that the tests make, and the annotations of its index.
+var labels = map[string]string{
+	"org.opencontainers.image.title":       "agent",
+	"org.opencontainers.image.description": "a test",
+	"org.opencontainers.image.version":     "1.2.3",
+	"org.opencontainers.image.revision":    "abc",
+	"org.opencontainers.image.created":     "2001-09-09T01:46:40Z",
+	"org.opencontainers.image.source":      "https://github.com/spidernet-io/spiderpool",
+	"org.opencontainers.image.licenses":    "Apache-2.0",
+}
+
+func TestImage(t *testing.T) {
+	dirs := map[string]string{"linux/amd64": bins(t, "amd64"), "linux/arm64": bins(t, "arm64")}
+	for _, want := range [][]string{{"linux/amd64", "linux/arm64"}, {"linux/arm64"}} {
+		t.Run(strings.Join(want, " "), func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "image.tar")
+			args := []string{"--name", ref, "--out", out, "--description", "a test", "--revision", "abc", "--created", "1000000000"}
+			for _, platform := range want {
+				args = append(args, "--arch", path.Base(platform)+"="+dirs[platform])
+			}
+			var printed strings.Builder
+			if err := run(append(args, "agent", "plugin"), &printed); err != nil {
+				t.Fatal(err)
+			}
+			d, index := top(t, out)
+			if want := ref + "@" + d.Digest.String() + "\n"; printed.String() != want {
+				t.Errorf("printed %q, want %q", printed.String(), want)
+			}
+			names := map[string]string{"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": "1.2.3"}
+			if diff := cmp.Diff(names, d.Annotations); diff != "" {
+				t.Errorf("annotations of the descriptor (-want +got):\n%s", diff)
+			}
+			if manifest, err := index.IndexManifest(); err != nil {
+				t.Error(err)
+			} else if diff := cmp.Diff(labels, manifest.Annotations); diff != "" {
+				t.Errorf("annotations of the index (-want +got):\n%s", diff)
+			}
+			images := platforms(t, index)
+			if diff := cmp.Diff(want, slices.Sorted(maps.Keys(images))); diff != "" {
+				t.Errorf("platforms (-want +got):\n%s", diff)
+			}
+			for platform, img := range images {
+				checkImage(t, img, platform, dirs[platform])
+			}
+		})
 	}
-	l, d := top(t, out)
-	img, err := l.Image(d.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkImage(t, img, "arm64", dir)
 }
 
 // checkImage compares an image with what it is to hold.
-func checkImage(t *testing.T, img v1.Image, arch, dir string) {
+func checkImage(t *testing.T, img v1.Image, platform, dir string) {
 	t.Helper()
 	config, err := img.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.OS != "linux" || config.Architecture != arch || !config.Created.Equal(time.Unix(0, 0)) {
-		t.Errorf("image of %s/%s made at %v", config.OS, config.Architecture, config.Created)
+	if config.Platform().String() != platform || !config.Created.Equal(time.Unix(1e9, 0)) {
+		t.Errorf("image of %s made at %v", config.Platform(), config.Created)
 	}
-	const prefix = "org.opencontainers.image."
-	want := v1.Config{
-		Entrypoint: []string{"/usr/bin/agent"},
-		Env:        []string{"PATH=/usr/bin"},
-		Labels: map[string]string{
-			prefix + "title": "agent", prefix + "version": "1.2.3", prefix + "revision": "abc",
-			prefix + "source": "https://github.com/spidernet-io/spiderpool", prefix + "licenses": "Apache-2.0",
-		},
-	}
+	want := v1.Config{Entrypoint: []string{"/usr/bin/agent"}, Env: []string{"PATH=/usr/bin"}, Labels: labels}
 	if diff := cmp.Diff(want, config.Config); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}

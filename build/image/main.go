@@ -4,9 +4,9 @@
 //		--arch amd64=_output/amd64 --arch arm64=_output/arm64 spiderpool-agent spiderpool
 //
 // Each program is taken from the directory of each architecture and lies in /usr/bin; the first is the entrypoint. What
-// is written is an OCI image layout in a tar archive, as `ctr images import` and `skopeo copy
-// oci-archive:` read it. The same programs make the same archive, byte for byte. On success the reference with its
-// digest is printed.
+// is written is an OCI image layout in a tar archive, of an index with an image for each architecture, as `ctr images
+// import` and `skopeo copy --all oci-archive:` read it. The same programs make the same archive, byte for byte. On success
+// the reference with its digest is printed.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 )
@@ -46,7 +47,9 @@ func run(args []string, stdout io.Writer) error {
 func parse(args []string) (s spec, out string, err error) {
 	flags := flag.NewFlagSet("image", flag.ContinueOnError)
 	flags.StringVar(&out, "out", "", "archive to write")
+	flags.StringVar(&s.description, "description", "", "what the image is, for a label")
 	flags.StringVar(&s.revision, "revision", "", "commit of the source, for a label")
+	created := flags.Int64("created", 0, "when the source was made, in seconds since 1970, as SOURCE_DATE_EPOCH gives it")
 	flags.Func("name", "reference of the image, REGISTRY/REPOSITORY:TAG", func(text string) (err error) {
 		s.name, err = name.NewTag(text, name.StrictValidation)
 		return err
@@ -62,7 +65,7 @@ func parse(args []string) (s spec, out string, err error) {
 	if err := flags.Parse(args); err != nil {
 		return s, out, err
 	}
-	s.programs = flags.Args()
+	s.programs, s.created = flags.Args(), time.Unix(*created, 0).UTC()
 	if out == "" || s.name.TagStr() == "" || len(s.platforms) == 0 || len(s.programs) == 0 {
 		return s, out, fmt.Errorf("--name, --out, --arch and the names of programs are needed, see --help")
 	}

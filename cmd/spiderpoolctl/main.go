@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/internal/buildinfo"
 	"github.com/spidernet-io/spiderpool/internal/ctl"
 )
 
@@ -38,6 +39,7 @@ It reads from the API server, as the user of the kubeconfig, and changes nothing
 read pods and what controls them, nodes, namespaces, DaemonSets, ConfigMaps,
 NetworkAttachmentDefinitions and all kinds of Spiderpool. Who has which address is in 'kubectl get spiderips'.`,
 		Example:           "  spiderpoolctl explain pod shop/web-0 --interface net1",
+		Version:           buildinfo.Version(),
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}

@@ -27,6 +27,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/spidernet-io/spiderpool/internal/buildinfo"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 )
 
@@ -160,9 +161,5 @@ func about(verb string) string {
 	if verb != "" {
 		return ""
 	}
-	name := "CNI IPAM plugin spiderpool"
-	if build, ok := debug.ReadBuildInfo(); ok {
-		name += " " + build.Main.Version
-	}
-	return name
+	return "CNI IPAM plugin spiderpool " + buildinfo.Version()
 }
