@@ -2,6 +2,7 @@ package autopool
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -97,7 +98,7 @@ type planner struct {
 	taken   *addr.Set           // by pools and holders; nil until it is asked for
 	names   map[string]bool     // of pools
 	wanted  map[key]*want
-	wrong   map[key]bool // applications that ask for what there cannot be
+	wrong   map[key]bool // applications that ask for what there cannot be, or of which it is not known yet
 	told    map[key]bool // applications with a problem
 }
 
@@ -140,7 +141,9 @@ func (p *planner) read(w *Workload) {
 	}
 	if err != nil {
 		p.wrong[keyOf(w.Application, "", "", 0)] = true
-		p.problem(w, err.Error())
+		if !errors.Is(err, errUncounted) {
+			p.problem(w, err.Error())
+		}
 		return
 	}
 	for k, one := range all {

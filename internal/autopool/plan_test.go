@@ -228,6 +228,13 @@ func TestPlan(t *testing.T) {
 					"c: how many pods a Deployment has is not known: write how many addresses its pool has, as in ipam.spidernet.io/ippool-ip-number: \"5\"\n" +
 					"d: it may have 10000 pods at once and wants 1 addresses more, and an automatic pool has at most 10000"},
 		}},
+		{"a DaemonSet that is made again has its addresses, also before its nodes are counted", []step{
+			{apps(workload("a", 1, v4("s4")), workload("web", Uncounted, v4("s4"), keeps)), "auto4-a-eth0 10.6.0.10-10.6.0.11", ""},
+			{apps(workload("a", 1, v4("s4")), workload("web", 3, v4("s4"), keeps)), "auto4-a-eth0 10.6.0.10-10.6.0.11\nauto4-web-eth0 10.6.0.12-10.6.0.15", ""},
+			{apps(), "auto4-web-eth0 10.6.0.12-10.6.0.15", ""},
+			{apps(workload("web", Uncounted, v4("s4"), keeps)), "auto4-web-eth0 10.6.0.12-10.6.0.15", ""},
+			{apps(workload("web", Uncounted, v4("s4"), fixedSize(2))), "auto4-web-eth0 10.6.0.12-10.6.0.13", ""},
+		}},
 		{"wrong from now on", []step{
 			{apps(workload("web", 1, v4("s4"))), "auto4-web-eth0 10.6.0.10-10.6.0.11", ""},
 			{apps(workload("web", 1, v4("no"))), "auto4-web-eth0 10.6.0.10-10.6.0.11", "web: Pod annotation ipam.spidernet.io/subnet, interface eth0: there is no SpiderSubnet no: make it, or correct the annotation"},

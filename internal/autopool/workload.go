@@ -4,6 +4,7 @@
 package autopool
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -22,15 +23,22 @@ import (
 type Workload struct {
 	pool.Application
 	UID types.UID
-	// Pods is how many pods of it may exist at once; -1 if nobody can know, as of a kind of others.
+	// Pods is how many pods of it may exist at once, or Unknown or Uncounted.
 	Pods int
 	// Ask is what its pods ask for; nil if that cannot be read, and Wrong says why.
 	Ask   *pool.Ask
 	Wrong error
 }
 
-// Unknown is the number of pods of a workload of which nobody can know it.
-const Unknown = -1
+const (
+	// Unknown is the number of pods of a workload of which nobody can know it, as of a kind of others.
+	Unknown = -1
+	// Uncounted is that of a DaemonSet whose controller has not told yet how many nodes it is for.
+	Uncounted = -2
+)
+
+// errUncounted is why the size of a workload's pools is not known yet. It is no problem of anybody.
+var errUncounted = errors.New("its nodes are not counted yet")
 
 // WorkloadOf reads o, which is a Deployment, ReplicaSet, StatefulSet, DaemonSet, Job or CronJob; nil if its pods ask for no
 // SpiderSubnet, are on the network of their host, or if another of these kinds made it, whose pods they are then. What a
@@ -119,6 +127,9 @@ func podsOf(o client.Object) (*corev1.PodTemplateSpec, int) {
 	case *appsv1.StatefulSet:
 		return &w.Spec.Template, number(w.Spec.Replicas, 1)
 	case *appsv1.DaemonSet:
+		if w.Status.ObservedGeneration < w.Generation {
+			return &w.Spec.Template, Uncounted
+		}
 		n := int(w.Status.DesiredNumberScheduled)
 		if u := w.Spec.UpdateStrategy.RollingUpdate; u != nil {
 			n += scaled(u.MaxSurge, n)
@@ -163,6 +174,8 @@ func (w *Workload) size(redundant int) (int, error) {
 	switch {
 	case s.Set && !s.Flexible:
 		return s.Number, nil
+	case w.Pods == Uncounted:
+		return 0, errUncounted
 	case w.Pods == Unknown:
 		return 0, fmt.Errorf(`how many pods a %s has is not known: write how many addresses its pool has, as in ipam.spidernet.io/ippool-ip-number: "5"`, w.Kind)
 	case !s.Set:

@@ -67,6 +67,7 @@ func TestWorkloadOf(t *testing.T) {
 		{"ReplicaSet of a Deployment", &appsv1.ReplicaSet{ObjectMeta: ownedBy("apps/v1", "Deployment"), Spec: appsv1.ReplicaSetSpec{Replicas: n(3), Template: asking()}}, "", 0},
 		{"ReplicaSet of others", &appsv1.ReplicaSet{ObjectMeta: ownedBy("argoproj.io/v1alpha1", "Rollout"), Spec: appsv1.ReplicaSetSpec{Replicas: n(3), Template: asking()}}, "Rollout shop/top", Unknown},
 		{"DaemonSet", &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Template: asking()}, Status: appsv1.DaemonSetStatus{DesiredNumberScheduled: 7}}, "DaemonSet shop/web", 7},
+		{"DaemonSet that is new", &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Generation: 1}, Spec: appsv1.DaemonSetSpec{Template: asking()}}, "DaemonSet shop/web", Uncounted},
 		{"DaemonSet that surges", &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Template: asking(), UpdateStrategy: appsv1.DaemonSetUpdateStrategy{
 			RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxSurge: ptr.To(intstr.FromInt32(2))}}}, Status: appsv1.DaemonSetStatus{DesiredNumberScheduled: 7}}, "DaemonSet shop/web", 9},
 		{"Job", &batchv1.Job{ObjectMeta: meta, Spec: job(n(5), n(3))}, "Job shop/web", 3},

@@ -51,6 +51,9 @@ func (w *Facts) TopOwner(ctx context.Context, p *corev1.Pod) (metav1.OwnerRefere
 func (w *Facts) readAbove(ctx context.Context, key string) (*metav1.OwnerReference, error) {
 	of := strings.Split(key, " ")
 	namespace, apiVersion, kind, name, uid := of[0], of[1], of[2], of[3], types.UID(of[4])
+	if known, ok := w.owners.Get(uid); ok { // read since the caller looked
+		return new(known.(metav1.OwnerReference)), nil
+	}
 	m := meta(schema.FromAPIVersionAndKind(apiVersion, kind))
 	err := w.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, m)
 	if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {

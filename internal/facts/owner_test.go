@@ -76,6 +76,9 @@ func TestOwnerIsReadOnce(t *testing.T) {
 	asking.Wait()
 	close(api.slow)
 	all.Wait()
+	if _, err := w.readAbove(t.Context(), "shop apps/v1 ReplicaSet web-5d9f u"); err != nil { // of one who looked before it was known
+		t.Error(err)
+	}
 	if api.gets != 1 {
 		t.Errorf("%d reads", api.gets)
 	}
