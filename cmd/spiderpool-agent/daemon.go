@@ -19,6 +19,7 @@ import (
 	"github.com/spidernet-io/spiderpool/internal/agent"
 	"github.com/spidernet-io/spiderpool/internal/agent/timing"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/internal/buildinfo"
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/facts"
 	"github.com/spidernet-io/spiderpool/internal/logging"
@@ -53,28 +54,29 @@ func daemon(ctx context.Context, f flags) error {
 		return err
 	}
 	log := logging.New(env.LogLevel)
+	log.Info("starting", "version", buildinfo.Version())
 	tellSettings(log, conf, env)
 	mounts, err := mountedAt(f.binDir, filepath.Dir(conf.IPAMUnixSocketPath))
 	if err != nil {
 		return err
 	}
-	a, stop, err := build(conf, env, f, log)
+	k := &keeper{Problems: logging.Problems{Log: log}, from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath}
+	p := ports.New(log)
+	a, stop, err := build(conf, env, f, []func() string{k.Problem, p.Problem}, log)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
-	k := &keeper{Problems: logging.Problems{Log: log}, from: program, to: f.binDir, socket: conf.IPAMUnixSocketPath}
 	if f.binDir != "" {
 		group.Go(func() error { k.keepInstalled(ctx); return nil })
 		group.Go(func() error { return watchMounts(ctx, mounts) })
 	}
-	p := ports.New(log)
 	serve := func(name, address string, handler http.Handler) {
 		group.Go(func() error { p.Serve(ctx, name, address, handler); return nil })
 	}
-	serve("health", ports.Everywhere(env.HealthPort), a.Health(k.Problem, p.Problem))
+	serve("health", ports.Everywhere(env.HealthPort), a.Health())
 	if env.EnabledMetric {
 		serve("metrics", ports.Everywhere(env.MetricPort), a.Metrics())
 	}
@@ -91,7 +93,7 @@ func tellSettings(log *slog.Logger, conf config.Config, env config.Agent) {
 	}
 }
 
-func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
+func build(conf config.Config, env config.Agent, f flags, problems []func() string, log *slog.Logger) (_ *agent.Agent, stop func(), err error) {
 	server, err := rest.InClusterConfig()
 	if f.kubeconfig != "" {
 		server, err = clientcmd.BuildConfigFromFlags("", f.kubeconfig)
@@ -117,7 +119,7 @@ func build(conf config.Config, env config.Agent, f flags, log *slog.Logger) (_ *
 		Node: env.NodeName, Socket: conf.IPAMUnixSocketPath, FormerSockets: installed.Former, Families: conf.Families(),
 		Namespace: env.PodNamespace, ClusterNetwork: env.MultusClusterNetwork,
 		Client: clients.Live, Facts: known, Fixed: conf.FixedAddresses(), AutomaticPools: conf.AutomaticPools(),
-		DetectConflicts: conf.EnableIPConflictDetection, DetectGateways: conf.EnableGatewayDetection, Durations: timing.Production(), Log: log,
+		DetectConflicts: conf.EnableIPConflictDetection, DetectGateways: conf.EnableGatewayDetection, Durations: timing.Production(), Problems: problems, Log: log,
 		Events: broadcaster.NewRecorder(apiclient.Scheme(), corev1.EventSource{Component: "spiderpool-agent", Host: env.NodeName}),
 	}), broadcaster.Shutdown, nil
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/spidernet-io/spiderpool/internal/buildinfo"
 )
 
 func main() {
@@ -17,6 +19,7 @@ func main() {
 	root := &cobra.Command{
 		Use:          "spiderpool-agent",
 		Short:        "Assigns the addresses of the pods of one node",
+		Version:      buildinfo.Version(),
 		SilenceUsage: true,
 	}
 	root.AddCommand(daemonCommand(), installCommand())

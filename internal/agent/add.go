@@ -29,6 +29,9 @@ func (a *Agent) add(ctx context.Context, req *wire.Request) (*wire.Reply, error)
 	reply, err := a.serveAdd(ctx, r)
 	a.metrics.Ended(a.metrics.Allocation, time.Since(r.Came), r.Waited, outcome(err))
 	a.api.observe(time.Now(), err)
+	if refused, ok := errors.AsType[*allocation.Refused](err); ok && !cancelled(err) {
+		a.metrics.Full(refused.FullPools())
+	}
 	if err != nil && r.Pod != nil && !cancelled(err) {
 		a.Events.Event(r.Pod, corev1.EventTypeWarning, reasonFailed, err.Error())
 	}

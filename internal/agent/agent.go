@@ -50,6 +50,8 @@ type Options struct {
 	AutomaticPools bool
 	// DetectConflicts probes each address that is new to a pod before the pod gets it, DetectGateways the gateways of its pools.
 	DetectConflicts, DetectGateways bool
+	// Problems say what else is wrong, for readiness: "" is nothing.
+	Problems []func() string
 	// Events records what people should see on their pods.
 	Events    record.EventRecorder
 	Durations timing.Durations
@@ -88,7 +90,11 @@ type Agent struct {
 func New(o Options) *Agent {
 	l := ledger.New(o.Client)
 	a := &Agent{Options: o, ledger: l}
-	a.metrics = metrics.New(func() int { return a.allocation.Waiting() })
+	a.metrics = metrics.New(metrics.State{
+		Waiting:    func() int { return a.allocation.Waiting() },
+		Ready:      func() bool { return a.problem() == "" },
+		APIFailing: func() time.Duration { return a.api.failing(time.Now()) },
+	})
 	a.leases = lease.NewTable(o.Node, l, o.Durations, a.metrics, o.Log)
 	a.allocation = allocation.New(allocation.Options{Node: o.Node, Families: o.Families, Facts: o.Facts, Ledger: l, Leases: a.leases,
 		Durations: o.Durations, Metrics: a.metrics, Events: o.Events, Log: o.Log})

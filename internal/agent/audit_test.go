@@ -255,8 +255,11 @@ func TestStarting(t *testing.T) {
 	if _, err := n.call(wire.VerbStatus, p, "", ""); !errors.As(err, &refused) || refused.Code != wire.CodeNotReady {
 		t.Errorf("STATUS: %v", err)
 	}
-	if why := n.agent.problem(nil); !strings.Contains(why, "starting") || !strings.Contains(why, "spiderippools") {
+	if why := n.agent.problem(); !strings.Contains(why, "starting") || !strings.Contains(why, "spiderippools") {
 		t.Errorf("not ready because %q", why)
+	}
+	if !strings.Contains(n.exposition(), "\nspiderpool_agent_ready 0\n") {
+		t.Error("the metrics do not say that it is not ready")
 	}
 	away.Store(false)
 	n.eventually("the agent is ready", n.agent.Ready)
@@ -264,7 +267,7 @@ func TestStarting(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	n.done()
-	if why := n.agent.problem(nil); why != "" {
+	if why := n.agent.problem(); why != "" {
 		t.Errorf("not ready because %q", why)
 	}
 }
@@ -278,15 +281,20 @@ func TestStatusWithoutRights(t *testing.T) {
 		after   time.Duration
 		err     error
 		trouble bool
+		failing time.Duration // by the metric
 	}{
-		{0, nil, false}, {time.Second, forbidden, false}, {30 * time.Second, errRefused, false}, {47 * time.Second, forbidden, true},
-		{48 * time.Second, errConfig, true}, {49 * time.Second, nil, false}, {50 * time.Second, errRefused, false},
-		{80 * time.Second, context.DeadlineExceeded, false}, {96 * time.Second, errNoReply, true},
+		{0, nil, false, 0}, {time.Second, forbidden, false, 0}, {30 * time.Second, errRefused, false, 29 * time.Second},
+		{47 * time.Second, forbidden, true, 46 * time.Second}, {48 * time.Second, errConfig, true, 47 * time.Second}, {49 * time.Second, nil, false, 0},
+		{50 * time.Second, errRefused, false, 0}, {80 * time.Second, context.DeadlineExceeded, false, 30 * time.Second},
+		{96 * time.Second, errNoReply, true, 46 * time.Second},
 	} {
 		now := began.Add(tc.after)
 		h.observe(now, tc.err)
 		if err := h.trouble(now, 45*time.Second); (err != nil) != tc.trouble {
 			t.Errorf("after %s and %v: %v", tc.after, tc.err, err)
+		}
+		if got := h.failing(now); got != tc.failing {
+			t.Errorf("after %s and %v it is failing for %s, want %s", tc.after, tc.err, got, tc.failing)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,33 @@ func TestChurn(t *testing.T) {
 			if e := <-events; strings.Contains(e, "IPAllocation") {
 				t.Error(e)
 			}
+		}
+	}
+}
+
+// TestFreedBetweenTryAndLIST: the only address of a pool is another's when an ADD tries it, and free when the LIST is answered. The
+// ADD gets it and does not wait.
+func TestFreedBetweenTryAndLIST(t *testing.T) {
+	c := newCluster(t)
+	n1, n2 := c.machine("n1"), c.node("n2")
+	other := c.pod(n2, "other", c.from("v4|"))
+	free := sync.OnceFunc(func() { n2.del(other, "other") })
+	n1.transport = func(next http.RoundTripper) http.RoundTripper {
+		return tripper(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Query().Get("fieldSelector"), "spec.pool=") {
+				free()
+			}
+			return next.RoundTrip(r)
+		})
+	}
+	n1.start()
+	v4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.1"})
+	n2.add(other, "other")
+	n1.knows(v4)
+	n1.add(c.pod(n1, "web", c.from("v4|")), "web")
+	for events := n1.agent.Events.(*record.FakeRecorder).Events; len(events) > 0; {
+		if e := <-events; strings.Contains(e, "IPAllocation") {
+			t.Error(e)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -276,20 +279,25 @@ func TestDelWithoutNote(t *testing.T) {
 }
 
 // TestNoteOfAContainerThatIsBack: a plugin that got no answer to its DEL notes
-// it although the agent served it; the container ID is used again before the
-// notes are read. What the ADD is answered stays.
+// it although the agent served it, beside the socket or a former one; the
+// container ID is used again before the notes are read. What the ADD is
+// answered stays.
 func TestNoteOfAContainerThatIsBack(t *testing.T) {
 	c := newCluster(t)
 	n := c.machine("n1")
 	n.durations.Notes = 300 * time.Millisecond
+	n.former = []string{filepath.Join(t.TempDir(), "former.sock")}
 	n.start()
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
 	p := n.occupy("web", "v4|")
 	n.del(p, "web")
 	note := wire.Note{Network: "underlay", ContainerID: "web", Interface: "eth0", Netns: "/run/netns/web"}
-	for range 3 {
-		if err := wire.WriteNote(wire.NotesDir(n.socket), note); err != nil {
-			t.Fatal(err)
+	now, former := wire.NotesDir(n.socket), wire.NotesDir(n.former[0])
+	for _, dirs := range [][]string{{now}, {former}, {now, former}} {
+		for _, dir := range dirs {
+			if err := wire.WriteNote(dir, note); err != nil {
+				t.Fatal(err)
+			}
 		}
 		_, err := n.call(wire.VerbAdd, p, "web", "eth0") // it may be refused: nobody knows which came first
 		if err != nil {
@@ -300,6 +308,9 @@ func TestNoteOfAContainerThatIsBack(t *testing.T) {
 			t.Errorf("held %q, want %q", c.held(), want)
 		}
 		n.done()
+		if notes, err := wire.ReadNotes(former); len(notes) > 0 || err != nil {
+			t.Errorf("%v are left beside the former socket (%v)", notes, err)
+		}
 		n.del(p, "web")
 	}
 }
@@ -327,6 +338,66 @@ func TestSecondLookWaitsForSilence(t *testing.T) {
 	n.done()
 }
 
+// TestDelOfWhatStillHasItsAddress: the main plugin does not remove the interface after the DEL of its IPAM, as on a node that
+// has far too much to do. Nobody gets the address before it is gone, also after a restart of the agent, whose log says why.
+func TestDelOfWhatStillHasItsAddress(t *testing.T) {
+	c := newCluster(t)
+	n := c.machine("n1")
+	log := &buffer{}
+	n.log = log
+	n.start()
+	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
+	here := namespace(t, "eth0")
+	in := func(r *wire.Request) { r.Netns = here }
+	p := n.occupy("web", "v4|", in)
+	address := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 1, 0, 10), Mask: net.CIDRMask(24, 32)}}
+	links, eth0 := linkIn(t, here, "eth0")
+	if err := links.AddrAdd(eth0, address); err != nil {
+		t.Fatal(err)
+	}
+	n.deleted(p, "web", in)
+	next := c.pod(n, "next", c.from("v4|"))
+	why := "eth0 in " + here + " still has 10.1.0.10"
+	for range 2 {
+		n.eventually("the log says why", func() bool { return log.lines(why) == 1 })
+		n.adding(next, "next").refused(t, wire.CodeTryAgain, "used out: 0 free of 1")
+		if again := log.lines(why); again != 1 {
+			t.Errorf("the log says it %d times", again)
+		}
+		n.stop()
+		log = &buffer{}
+		n.log = log
+		n.launch()
+		n.eventually("the agent is ready", n.agent.Ready)
+	}
+	if err := links.AddrDel(eth0, address); err != nil {
+		t.Fatal(err)
+	}
+	n.done()
+	n.add(next, "next")
+	c.holds("10.1.0.10 n1/next eth0 next")
+}
+
+// linkIn is a link in a network namespace.
+func linkIn(t *testing.T, path, ifname string) (*netlink.Handle, netlink.Link) {
+	t.Helper()
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	links, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(links.Close)
+	link, err := links.LinkByName(ifname)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return links, link
+}
+
 // TestDelDuringClaim: the DEL comes when the API server has made the claim and not yet answered. The ADD says that, and not what
 // became of its request; nothing stays claimed.
 func TestDelDuringClaim(t *testing.T) {
@@ -344,11 +415,17 @@ func TestDelDuringClaim(t *testing.T) {
 	}
 	n.start()
 	c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10"})
-	p := c.pod(n, "web", c.from("v4|"))
+	n.endsAdding()
+}
+
+// endsAdding has a DEL come while the ADD of a pod has claimed 10.1.0.10 and is not done. The ADD says so, and nothing is left.
+func (n *node) endsAdding() {
+	n.t.Helper()
+	p := n.pod(n, "web", n.from("v4|"))
 	add := n.adding(p, "web")
-	c.holds("10.1.0.10 n1/web eth0 web")
+	n.holds("10.1.0.10 n1/web eth0 web")
 	n.deleted(p, "web")
-	add.refused(t, wire.CodeTryAgain, lease.ErrDeleted.Error())
+	add.refused(n.t, wire.CodeTryAgain, lease.ErrDeleted.Error())
 	n.done()
-	c.holds("")
+	n.holds("")
 }

@@ -199,6 +199,7 @@ type node struct {
 	*cluster
 	name      string
 	socket    string
+	former    []string // sockets
 	durations timing.Durations
 	fixed     fixed.Rules
 	automatic bool
@@ -273,7 +274,7 @@ func (n *node) launch(faults ...interceptor.Funcs) {
 	if log == nil {
 		log = io.Discard
 	}
-	n.agent = New(Options{Node: n.name, Socket: n.socket, Families: pool.Families[:], Client: c, Facts: w, Events: record.NewFakeRecorder(1000),
+	n.agent = New(Options{Node: n.name, Socket: n.socket, FormerSockets: n.former, Families: pool.Families[:], Client: c, Facts: w, Events: record.NewFakeRecorder(1000),
 		Fixed: n.fixed, AutomaticPools: n.automatic, DetectConflicts: n.conflicts, DetectGateways: n.gateways, Durations: n.durations, Log: slog.New(slog.NewTextHandler(log, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -19,8 +19,9 @@ func TestHealthWithoutAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := New(Options{Node: "n1", Facts: known, Durations: timing.Production(), Log: slog.New(slog.DiscardHandler)})
-	health := a.Health(func() string { return "the plugin is missing" }, func() string { return "" })
+	a := New(Options{Node: "n1", Facts: known, Durations: timing.Production(), Log: slog.New(slog.DiscardHandler),
+		Problems: []func() string{func() string { return "the plugin is missing" }, func() string { return "" }}})
+	health := a.Health()
 	for probe, want := range map[string]int{"startup": http.StatusOK, "liveness": http.StatusOK, "readiness": http.StatusServiceUnavailable} {
 		w := httptest.NewRecorder()
 		health.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/runtime/"+probe, nil))

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -48,6 +49,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		"spiderpool_ipam_allocation_counts 4", "spiderpool_ipam_allocation_failure_counts 3",
 		"spiderpool_ipam_allocation_err_ip_used_out_counts 2", "spiderpool_ipam_allocation_err_no_available_pool_counts 1",
+		fmt.Sprintf("spiderpool_ipam_allocation_err_pool_used_out_counts{pool=%q} 2", c.prefix+"-v4"),
 		"spiderpool_ipam_allocation_err_internal_counts 0", "spiderpool_ipam_allocation_err_retries_exhausted_counts 0",
 		"spiderpool_ipam_allocation_update_ippool_conflict_counts ",
 		"spiderpool_ipam_allocation_average_duration_seconds ", "spiderpool_ipam_allocation_max_duration_seconds ",
@@ -58,6 +60,7 @@ func TestMetrics(t *testing.T) {
 		"spiderpool_ipam_release_update_ippool_conflict_counts 0", "spiderpool_ipam_release_err_internal_counts 0",
 		"spiderpool_ipam_release_err_retries_exhausted_counts 0", "spiderpool_ipam_release_latest_duration_seconds ",
 		"spiderpool_ipam_release_max_limit_duration_seconds ", "spiderpool_ipam_waiters 0",
+		"spiderpool_agent_ready 1", "spiderpool_agent_api_failing_seconds 0",
 	} {
 		found := false
 		for _, line := range lines {

@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
-	"github.com/spidernet-io/spiderpool/internal/agent/lease"
 	"github.com/spidernet-io/spiderpool/internal/wire"
 	"github.com/spidernet-io/spiderpool/test/segment"
 )
@@ -280,13 +279,7 @@ func TestDelDuringProbe(t *testing.T) {
 	if err := s.Links.LinkSetDown(port); err != nil { // the probe waits for a carrier
 		t.Fatal(err)
 	}
-	p := c.pod(n, "web", c.from("v4|"))
-	add := n.adding(p, "web")
-	c.holds("10.1.0.10 n1/web eth0 web")
-	n.deleted(p, "web")
-	add.refused(t, wire.CodeTryAgain, lease.ErrDeleted.Error())
-	n.done()
-	c.holds("")
+	n.endsAdding()
 }
 
 // TestRestartBeforeTheProbe: an agent that was killed had claimed an address and told nobody. The next one probes it before it

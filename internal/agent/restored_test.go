@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,16 +23,18 @@ import (
 func TestRestored(t *testing.T) {
 	for _, bump := range []uint64{0, 1_000_000_000} {
 		t.Run(fmt.Sprint("revisions go on ", bump, " later"), func(t *testing.T) {
+			t.Parallel() // each with an API server of its own
 			server := apiserver.OwnForTest(t)
 			c := clusterOf(t, server)
 			cut := newGate() // until it opens, the way from the first node to the API server is cut
 			cut.open()
-			way := &cut
+			var way atomic.Pointer[gate]
+			way.Store(cut)
 			n1, n2 := c.machine("n1"), c.machine("n2")
 			n1.transport = func(next http.RoundTripper) http.RoundTripper {
 				return tripper(func(r *http.Request) (*http.Response, error) {
 					select {
-					case <-(*way).opened:
+					case <-way.Load().opened:
 						return next.RoundTrip(r)
 					default:
 						return nil, errRefused
@@ -59,7 +62,7 @@ func TestRestored(t *testing.T) {
 			for _, n := range []*node{n1, n2} {
 				n.agent.look(t.Context()) // as they do every 20 s
 			}
-			way = ptr(newGate())
+			way.Store(newGate())
 			if err := server.Restore(t.Context(), file, bump); err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +72,7 @@ func TestRestored(t *testing.T) {
 			for _, p := range later[2:] {
 				n2.adding(p, p.Name).refused(t, wire.CodeTryAgain, "earlier state")
 			}
-			(*way).open()
+			way.Load().open()
 			living := "10.1.0.10 n1/stays eth0 stays\n10.1.0.12 n2/heir eth0 heir\n10.1.0.13 n1/new eth0 new"
 			c.holds(living)
 			n2.eventually("new addresses are given again", func() bool { return time.Since(n2.agent.Facts.PutBack()) > n2.durations.Reassert })

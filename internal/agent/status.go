@@ -49,6 +49,16 @@ func (h *apiHealth) observe(now time.Time, err error) {
 	h.looked, h.err = now, err
 }
 
+// failing is for how long nothing has succeeded; 0 if the last did.
+func (h *apiHealth) failing(now time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed.IsZero() {
+		return 0
+	}
+	return now.Sub(h.failed)
+}
+
 // trouble is the last error if nothing has succeeded for a time.
 func (h *apiHealth) trouble(now time.Time, lasting time.Duration) error {
 	h.mu.Lock()

@@ -284,6 +284,9 @@ func TestAnotherContainer(t *testing.T) {
 			gone := now.addresses[0]
 			if !tt.netns {
 				now.conf.NetNS = ""
+				if !tt.same {
+					now.remove() // only a namespace that is gone is left out
+				}
 			}
 			now.del(t)
 			eventually(t, "its address is free", func() error {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -54,7 +55,7 @@ func run(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	programs.ours = dir
-	if err := build(ctx, dir); err != nil {
+	if err := build(ctx, dir, runtime.GOARCH, "./cmd/spiderpool", "./cmd/spiderpool-agent"); err != nil {
 		return 1, err
 	}
 	ctrllog.SetLogger(logr.Discard())
@@ -65,13 +66,13 @@ func run(m *testing.M) (int, error) {
 	return m.Run(), nil // parses the flags: a -parallel of the command line counts
 }
 
-// build builds plugin and agent as the image has them, static.
-func build(ctx context.Context, dir string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/spiderpool", "./cmd/spiderpool-agent")
+// build builds programs as the image has them, static, into a directory.
+func build(ctx context.Context, dir, arch string, programs ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-o", dir + "/"}, programs...)...)
 	cmd.Dir = filepath.Join("..", "..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "GOARCH="+arch, "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building plugin and agent: %w\n%s", err, out)
+		return fmt.Errorf("building %q: %w\n%s", programs, err, out)
 	}
 	return nil
 }

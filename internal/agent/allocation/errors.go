@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -67,6 +69,15 @@ type Refused struct {
 func (e *Refused) MayPass() bool { return len(e.Full) > 0 || e.automatic() }
 
 func (e *Refused) automatic() bool { return e.Selection.Subnets[e.Family] != "" }
+
+// FullPools are the names of the pools that were full and that an administrator made: those of automatic pools follow from
+// what tenants write, and there may be ever new ones.
+func (e *Refused) FullPools() iter.Seq[string] {
+	if e.automatic() {
+		return func(func(string) bool) {}
+	}
+	return maps.Keys(e.Full)
+}
 
 // wants reports whether it is worth waiting for an address: a full pool could give it.
 func (e *Refused) wants(pool string, a netip.Addr) bool {

@@ -41,7 +41,7 @@ type search struct {
 }
 
 // search claims one free address of a pool, at random among those not known to be taken. The pool is full only when every
-// candidate is in a LIST that was sent after this ADD came, or was answered "taken" to it.
+// candidate is in a LIST that was sent after this ADD came, or was answered "taken" to it although a LIST calls it free.
 func (a *Allocator) search(ctx context.Context, r *Request, p *pool.Pool, candidates addr.Set) (*lease.Lease, *Full, error) {
 	s := &search{Allocator: a, request: r, pool: p, usage: a.usages.Of(p.Name), candidates: candidates,
 		random: newRandom(), tried: map[netip.Addr]bool{}, batch: tries}
@@ -166,6 +166,11 @@ func (s *search) list(ctx context.Context) (left addr.Set, woken bool, err error
 	}
 	s.usage.Brought(r.Value, r.Sent)
 	s.request.seen[s.pool.Name] = r.Sent
+	for a := range s.tried { // what came free since it was tried, unless it is another pool's
+		if !r.Value.Contains(a) && !s.usage.Foreign(a) {
+			delete(s.tried, a)
+		}
+	}
 	left, s.likely = s.usage.Left(s.candidates, r.Value, s.tried)
 	s.noteForeign(r.Value)
 	s.usage.Judge(r.Sent, !s.likely)

@@ -4,7 +4,8 @@
 //
 // The rule that the package keeps: an entry names the one container and network namespace that bear the address. It is
 // released, or written to the name of another container of the same pod, only when that namespace or interface is gone,
-// that container had its DEL and the time for it, or nobody was ever told the address.
+// that container had its DEL and the time for it, or nobody was ever told the address. That it had its DEL is not enough to
+// release what its interface is seen to have.
 package lease
 
 import (
@@ -61,8 +62,8 @@ type Attachment struct {
 type attachment struct {
 	// State is Held also while an ADD is in progress: that it is Adding follows from ended.
 	Attachment
-	// since is when the last DEL came.
-	since time.Time
+	// since is when the last DEL came, and done when the last one was done.
+	since, done time.Time
 	// cancel and ended are of the ADD in progress, nil if there is none: also of a container that is being deleted.
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
@@ -166,19 +167,28 @@ func (t *Table) Noted(k Key) {
 
 // end brings an attachment from Deleting to Deleted. The caller has the lock.
 func (a *attachment) end() {
-	a.State = Deleted
+	a.State, a.done = Deleted, time.Now()
 	close(a.gone)
 }
 
-// DeleteAsNoted begins a DEL of which a note was there at a time, unless it is known, or an ADD was let in later: then what
-// the note asks for was done before.
-func (t *Table) DeleteAsNoted(k Key, at time.Time) {
+// DeleteAsNoted begins a DEL of which a note was found that was read after a time. outdated means that a DEL was done since
+// or an ADD was let in: then what the note asks for may be done, which another look tells.
+func (t *Table) DeleteAsNoted(k Key, at time.Time) (outdated bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if a := t.attachments[k]; a != nil && (a.State == Deleting || a.Admitted.After(at)) {
-		return
+	a := t.attachments[k]
+	switch {
+	case a == nil:
+	case a.State == Deleting:
+		if a.releasing { // it may have removed its own note already, and this be the next one
+			a.dels, a.noted = a.dels+1, a.noted+1
+		}
+		return false
+	case a.done.After(at), a.Admitted.After(at):
+		return true
 	}
 	t.delete(k)
+	return false
 }
 
 // BeginRelease begins to release what a deleted container bears, unless another call is at it or nothing is left to do. It

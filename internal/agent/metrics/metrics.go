@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"iter"
 	"math"
 	"net/http"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // Metrics are all counters of one agent.
@@ -32,6 +34,17 @@ type Metrics struct {
 
 	registry        *prometheus.Registry
 	noPool, usedOut prometheus.Counter
+	fullPools       *prometheus.CounterVec // by pool
+}
+
+// State is what is asked when metrics are read.
+type State struct {
+	// Waiting is the number of ADDs that wait for an address.
+	Waiting func() int
+	// Ready is what the readiness probe says.
+	Ready func() bool
+	// APIFailing is for how long the API server has refused or not answered, without one success; 0 if it answers.
+	APIFailing func() time.Duration
 }
 
 // Outcome is how a call ended.
@@ -71,8 +84,8 @@ type durations struct {
 // buckets are in seconds.
 var buckets = []float64{0.1, 0.3, 0.5, 1, 3, 5, 7, 10, 15}
 
-// New makes the counters; waiting is asked for the number of ADDs that wait for an address.
-func New(waiting func() int) *Metrics {
+// New makes the counters.
+func New(s State) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	m.Allocation = m.calls("allocation", "assign addresses to an interface (ADD)")
 	m.Release = m.calls("release", "release the addresses of an interface (DEL)")
@@ -86,8 +99,17 @@ func New(waiting func() int) *Metrics {
 	m.Conflicts = m.counter("conflict_counts", "addresses that another host answered for")
 	m.Unprobed = m.counter("unprobed_counts", "probes of addresses and gateways that could not be made")
 	m.PendingReleases = m.gauge("pending_releases", "DELs that are noted and not yet done")
-	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Name: prefix + "waiters", Help: "ADDs that wait for an address of a full pool"},
-		func() float64 { return float64(waiting()) })
+	m.fullPools = promauto.With(m.registry).NewCounterVec(prometheus.CounterOpts{Name: prefix + "allocation_err_pool_used_out_counts",
+		Help: "ADDs that failed and for which this pool was full"}, []string{"pool"})
+	m.computed(prefix+"waiters", "ADDs that wait for an address of a full pool, or for an automatic pool", func() float64 { return float64(s.Waiting()) })
+	m.computed("spiderpool_agent_ready", "1 if the readiness probe succeeds, else 0", func() float64 {
+		if s.Ready() {
+			return 1
+		}
+		return 0
+	})
+	m.computed("spiderpool_agent_api_failing_seconds", "Seconds for which the API server has refused or not answered, without one success; 0 if it answers",
+		func() float64 { return s.APIFailing().Seconds() })
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -124,6 +146,11 @@ func (m *Metrics) gauge(name, help string) prometheus.Gauge {
 	return promauto.With(m.registry).NewGauge(prometheus.GaugeOpts{Name: prefix + name, Help: help})
 }
 
+// computed is a gauge whose value is asked for when metrics are read; name is the whole one.
+func (m *Metrics) computed(name, help string, value func() float64) {
+	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+}
+
 func (d *durations) observe(took time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -157,6 +184,16 @@ func (m *Metrics) Ended(kind *Calls, took, waited time.Duration, outcome Outcome
 		kind.internal.Inc()
 	}
 }
+
+// Full counts an ADD that failed for each pool that was full.
+func (m *Metrics) Full(pools iter.Seq[string]) {
+	for name := range pools {
+		m.fullPools.WithLabelValues(name).Inc()
+	}
+}
+
+// Gather reads all metrics.
+func (m *Metrics) Gather() ([]*dto.MetricFamily, error) { return m.registry.Gather() }
 
 // Handler serves the counters in the Prometheus text format at /metrics.
 func (m *Metrics) Handler() http.Handler {

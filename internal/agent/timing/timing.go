@@ -21,7 +21,8 @@ type Durations struct {
 	Settle time.Duration
 	// PutBack is how long a call that ended may still take to release what it claimed.
 	PutBack time.Duration
-	// Release is how long after the DEL of its container an address is released at the latest, though its interface is there.
+	// Release is how long after the DEL of its container an address is released at the latest, though its interface is there,
+	// unless that is seen to have it.
 	Release time.Duration
 	// Made is how long after its ADD an interface is made at the latest: from then on one that is missing is gone.
 	Made time.Duration

@@ -258,6 +258,14 @@ func (u *Pool) Lost(a netip.Addr, listedFree bool) {
 	u.foreign[a] = time.Now()
 }
 
+// Foreign reports whether an address is most likely held in the name of another pool.
+func (u *Pool) Foreign(a netip.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, foreign := u.foreign[a]
+	return foreign
+}
+
 // Release notes that an address is free.
 func (u *Pool) Release(a netip.Addr) {
 	u.mu.Lock()
