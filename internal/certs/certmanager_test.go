@@ -2,10 +2,8 @@ package certs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -66,16 +64,11 @@ func TestCertManager(t *testing.T) {
 // startCertManager installs and runs it until the test ends.
 func startCertManager(c *cluster) {
 	c.Helper()
-	const module = "github.com/cert-manager/cert-manager"
-	bin := must(parts.Bin(c.Context(), os.Stderr, "certmanager"))
-	out := must(exec.Command("go", "mod", "download", "-json", module+"@"+must(parts.Version("certmanager", module))).Output())
-	var downloaded struct{ Dir string }
-	if err := json.Unmarshal(out, &downloaded); err != nil {
-		c.Fatal(err)
-	}
-	must(envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{Paths: []string{filepath.Join(downloaded.Dir, "deploy", "crds")}, ErrorIfPathMissing: true}))
+	bin := must(parts.Bin(c.Context(), os.Stderr, "certissuer"))
+	source := must(parts.Module(c.Context(), "certissuer", "github.com/cert-manager/cert-manager"))
+	must(envtest.InstallCRDs(c.server.Config(), envtest.CRDInstallOptions{Paths: []string{filepath.Join(source, "deploy", "crds")}, ErrorIfPathMissing: true}))
 	p := must(process.Start(process.Options{
-		Args: []string{filepath.Join(bin, "certmanager"), c.server.Kubeconfig()}, Log: filepath.Join(c.TempDir(), "certmanager.log"),
+		Args: []string{filepath.Join(bin, "certissuer"), c.server.Kubeconfig()}, Log: filepath.Join(c.TempDir(), "certissuer.log"),
 	}))
 	c.Cleanup(func() {
 		if c.Failed() {

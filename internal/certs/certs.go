@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	typedappsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -34,6 +35,9 @@ type Options struct {
 	// Namespace is that of the Secret and of the Service; Secret (spiderpool-controller-server-certs) and Service
 	// (spiderpool-controller) are their names. Webhooks is the name of both webhook configurations.
 	Namespace, Secret, Service, Webhooks string
+	// Deployment is the name of that of the replicas: the Secret that is made goes with it. If there is none, as where a
+	// controller is run by hand, the Secret stays.
+	Deployment string
 	// ClusterDomain (cluster.local) is the DNS domain of Services. ExtraNames are further DNS names of the certificate.
 	ClusterDomain string
 	ExtraNames    []string
@@ -51,11 +55,12 @@ type Options struct {
 // Certs is the certificate of a webhook server. It is a manager.Runnable of every replica.
 type Certs struct {
 	Options
-	secrets  typedcorev1.SecretInterface
-	webhooks webhooks
-	secret   toolscache.SharedIndexInformer
-	wake     chan struct{}
-	pace     *rate.Limiter // of writes, should others undo them each time
+	secrets     typedcorev1.SecretInterface
+	deployments typedappsv1.DeploymentInterface
+	webhooks    webhooks
+	secret      toolscache.SharedIndexInformer
+	wake        chan struct{}
+	pace        *rate.Limiter // of writes, should others undo them each time
 
 	serving atomic.Pointer[pair]                    // nil: none yet
 	files   atomic.Pointer[certwatcher.CertWatcher] // nil: not read yet
@@ -63,6 +68,7 @@ type Certs struct {
 	// Of the one goroutine that keeps the Secret.
 	inForce [][]byte  // what the webhooks have
 	since   time.Time // since when, by this process's clock
+	owned   bool      // the Secret belonged to somebody when it was last seen
 }
 
 // New prepares a certificate; nothing is asked of the API server before Start.
@@ -81,7 +87,11 @@ func New(o Options) (*Certs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the client of Secrets: %w", err)
 	}
-	c.secrets = core.Secrets(o.Namespace)
+	apps, err := typedappsv1.NewForConfig(o.Config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the client of Deployments: %w", err)
+	}
+	c.secrets, c.deployments = core.Secrets(o.Namespace), apps.Deployments(o.Namespace)
 	c.secret = informer(core.RESTClient(), "secrets", o.Namespace, o.Secret, &corev1.Secret{})
 	c.webhooks, err = newWebhooks(o.Config, o.Webhooks)
 	return c, err

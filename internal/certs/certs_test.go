@@ -15,9 +15,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -163,10 +167,12 @@ func (h *history) check() {
 	}
 }
 
-// A Secret that is deleted gives new keys, and one that is emptied too, without a refused edit.
+// A Secret that is deleted gives new keys, and one that is emptied too, without a refused edit. With the Deployment of the
+// controller it is garbage.
 func TestSecretDeleted(t *testing.T) {
 	c := newCluster(t)
 	c.register(nil)
+	owner := c.deploy()
 	a, b := c.replica(c.options()), c.replica(c.options())
 	before := c.steady(nil, a, b)
 	end := c.editing()
@@ -177,9 +183,27 @@ func TestSecretDeleted(t *testing.T) {
 	if bytes.Equal(before[caKey], after[caKey]) {
 		t.Error("the key of the authority came back")
 	}
+	want := []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: name, UID: owner.UID}}
+	if diff := gocmp.Diff(want, c.secret().OwnerReferences); diff != "" {
+		t.Errorf("owners of the Secret (-want +got):\n%s", diff)
+	}
 	c.change(map[string][]byte{corev1.TLSCertKey: nil, corev1.TLSPrivateKeyKey: nil})
 	c.steady(after, a, b)
 	t.Logf("%d edits", end())
+
+	// As the garbage collector does when the release is removed, while its pods are still ending.
+	if err := c.admin.AppsV1().Deployments(c.namespace).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.admin.CoreV1().Secrets(c.namespace).Delete(t.Context(), secretName, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 15 {
+		if _, err := c.admin.CoreV1().Secrets(c.namespace).Get(t.Context(), secretName, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Fatalf("the Secret came back without its Deployment (%v)", err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
 }
 
 // What an older release left, whose authority cannot sign any more, is served until a new one is in force.
@@ -292,6 +316,9 @@ func TestFiles(t *testing.T) {
 	if err := r.Ready(); err == nil || !strings.Contains(err.Error(), o.CertFile) {
 		t.Errorf("ready says %v", err)
 	}
+	if got := validity(t, r); len(got) > 0 {
+		t.Errorf("metrics of a certificate that there is not: %v", got)
+	}
 	mount(t, dir, "1", signed(fresh(), now.Add(-day), now.Add(year), names))
 	c.eventually("readiness names the webhook that refuses", func() error {
 		if err := r.Ready(); err == nil || !strings.Contains(err.Error(), "a.test.io of MutatingWebhookConfiguration "+name) || !errors.As(err, &x509.UnknownAuthorityError{}) {
@@ -312,6 +339,10 @@ func TestFiles(t *testing.T) {
 			return nil
 		})
 		c.eventually("an edit is let through", c.edit)
+		want := []float64{float64(pairOf(secret).Leaf.NotBefore.Unix()), float64(pairOf(secret).Leaf.NotAfter.Unix())}
+		if got := validity(t, r); !slices.Equal(got, want) {
+			t.Errorf("by the metrics the certificate is valid from %v, want %v", got, want)
+		}
 	}
 	mount(t, dir, "4", map[string][]byte{corev1.TLSCertKey: []byte("no")})
 	if err := r.Ready(); err != nil {
@@ -320,6 +351,22 @@ func TestFiles(t *testing.T) {
 	if s := c.secret(); s.Name != "" {
 		t.Error("a Secret was written")
 	}
+}
+
+// validity is from when to when the certificate that is served is valid, by its metrics.
+func validity(t *testing.T, c *Certs) (out []float64) {
+	t.Helper()
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(c)
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		out = append(out, f.Metric[0].GetGauge().GetValue())
+	}
+	slices.Sort(out)
+	return out
 }
 
 // mount puts files into dir as the kubelet does: in a directory of their own, to which a link is renamed.

@@ -20,6 +20,7 @@ import (
 
 	reviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -120,9 +121,21 @@ func (c *cluster) unregister() {
 
 func (c *cluster) options() Options {
 	return Options{
-		Config: rest.CopyConfig(c.config), Log: slog.New(slog.NewTextHandler(c.Output(), nil)), Namespace: c.namespace, Secret: secretName, Service: name, Webhooks: name,
+		Config: rest.CopyConfig(c.config), Log: slog.New(slog.NewTextHandler(c.Output(), nil)), Namespace: c.namespace, Secret: secretName, Service: name, Webhooks: name, Deployment: name,
 		ClusterDomain: "cluster.local", ExtraNames: []string{"localhost"}, Settle: 2 * time.Second,
 	}
+}
+
+// deploy makes the Deployment of the controller, without pods.
+func (c *cluster) deploy() *appsv1.Deployment {
+	c.Helper()
+	labels := map[string]string{"app": name}
+	return must(c.admin.AppsV1().Deployments(c.namespace).Create(c.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "controller"}}},
+		}},
+	}, metav1.CreateOptions{}))
 }
 
 // replica starts a process that serves the webhooks. It gets calls once it is ready, as by a Service.

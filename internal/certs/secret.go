@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,6 +63,7 @@ func (c *Certs) step(ctx context.Context) (rest time.Duration, err error) {
 	var secret *corev1.Secret
 	if o, ok, _ := c.secret.GetStore().GetByKey(c.Namespace + "/" + c.Secret); ok {
 		secret = o.(*corev1.Secret)
+		c.owned = len(secret.OwnerReferences) > 0
 	}
 	v := c.known(secret, c.webhooks.watched())
 	c.adopt(v)
@@ -123,7 +125,11 @@ func (c *Certs) write(ctx context.Context) error {
 // writeSecret makes the Secret, or updates it if it is still what was read. Its type, if another made it, cannot change.
 func (c *Certs) writeSecret(ctx context.Context, was *corev1.Secret, data map[string][]byte) (err error) {
 	if was == nil {
-		made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: c.Secret, Namespace: c.Namespace}, Type: corev1.SecretTypeTLS, Data: data}
+		owners, err := c.owners(ctx)
+		if err != nil {
+			return err
+		}
+		made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: c.Secret, Namespace: c.Namespace, OwnerReferences: owners}, Type: corev1.SecretTypeTLS, Data: data}
 		_, err = c.secrets.Create(ctx, made, metav1.CreateOptions{})
 		return err
 	}
@@ -131,6 +137,19 @@ func (c *Certs) writeSecret(ctx context.Context, was *corev1.Secret, data map[st
 	changed.Data = data
 	_, err = c.secrets.Update(ctx, changed, metav1.UpdateOptions{})
 	return err
+}
+
+// owners is the Deployment of the controller, if there is one: with it the Secret is garbage. It fails if there was one: the
+// garbage collector took the Secret, and of this process, which is about to end, another would stay.
+func (c *Certs) owners(ctx context.Context) ([]metav1.OwnerReference, error) {
+	d, err := c.deployments.Get(ctx, c.Deployment, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && !c.owned {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Deployment %s/%s: %w", c.Namespace, c.Deployment, err)
+	}
+	return []metav1.OwnerReference{{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "Deployment", Name: d.Name, UID: d.UID}}, nil
 }
 
 // known is what is known now. A bundle that changes has been in force for no time.
