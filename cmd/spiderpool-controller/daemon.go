@@ -24,6 +24,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/internal/admission"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/internal/buildinfo"
 	"github.com/spidernet-io/spiderpool/internal/certs"
 	"github.com/spidernet-io/spiderpool/internal/config"
 	"github.com/spidernet-io/spiderpool/internal/controller"
@@ -62,6 +63,7 @@ func daemon(ctx context.Context, f flags) error {
 		return err
 	}
 	log := logging.New(env.LogLevel)
+	log.Info("starting", "version", buildinfo.Version())
 	tellSettings(log, conf, env)
 	server, err := rest.InClusterConfig()
 	if f.kubeconfig != "" {
@@ -102,7 +104,7 @@ func tellSettings(log *slog.Logger, conf config.Config, env config.Controller) {
 
 func newCertificate(clients *apiclient.Clients, env config.Controller, f flags, log *slog.Logger) (*certs.Certs, error) {
 	o := certs.Options{Config: clients.Watch, Log: log, Namespace: env.PodNamespace, Secret: env.TLS.SecretName,
-		Service: env.Name, Webhooks: env.Name, ClusterDomain: env.TLS.ClusterDomain, ExtraNames: env.TLS.ExtraDNSNames,
+		Service: env.Name, Webhooks: env.Name, Deployment: env.Name, ClusterDomain: env.TLS.ClusterDomain, ExtraNames: env.TLS.ExtraDNSNames,
 		CALife: env.TLS.CALife, CertLife: env.TLS.CertLife}
 	if env.TLS.Method != config.TLSAuto {
 		o.CertFile, o.KeyFile = f.certFile, f.keyFile
@@ -157,7 +159,9 @@ func servePorts(ctx context.Context, group *errgroup.Group, env config.Controlle
 	}
 	serve("health", ports.Everywhere(env.HealthPort), h.handler())
 	if env.EnabledMetric {
-		gather := prometheus.Gatherers{ctrlmetrics.Registry, prometheus.GathererFunc(lead.metrics)}
+		own := prometheus.NewRegistry()
+		own.MustRegister(lead.leads(), certificate)
+		gather := prometheus.Gatherers{ctrlmetrics.Registry, own, prometheus.GathererFunc(lead.metrics)}
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{}))
 		serve("metrics", ports.Everywhere(env.MetricPort), mux)

@@ -5,15 +5,21 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -21,6 +27,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/apiclient"
+	"github.com/spidernet-io/spiderpool/test/exposition"
 	"github.com/spidernet-io/spiderpool/test/lab/apiserver"
 )
 
@@ -110,9 +117,10 @@ func TestDaemon(t *testing.T) {
 	if text := get(fmt.Sprintf("https://127.0.0.1:%d/webhook-health-check", webhook)); text != "" {
 		t.Errorf("it admits nothing: %s", text)
 	}
-	if text := get(fmt.Sprintf("http://127.0.0.1:%d/metrics", metrics), `spiderpool_pool_total_ips{ip_version="4",pool="a"} 10`); text != "" {
+	if text := get(fmt.Sprintf("http://127.0.0.1:%d/metrics", metrics), `spiderpool_pool_total_ips{ip_version="4",pool="a"} 10`, "spiderpool_controller_leads 1"); text != "" {
 		t.Errorf("metrics: %s", text)
 	}
+	compareMetrics(t, fmt.Sprintf("http://127.0.0.1:%d/metrics", metrics))
 
 	if err := server.StopAPI(t.Context()); err != nil {
 		t.Fatal(err)
@@ -141,6 +149,26 @@ func TestDaemon(t *testing.T) {
 	lease, err := kube.CoordinationV1().Leases("kube-system").Get(t.Context(), leaseName, metav1.GetOptions{})
 	if err != nil || held(lease) {
 		t.Errorf("the lease of a replica that has ended: %+v, %v", lease.Spec, err)
+	}
+}
+
+// compareMetrics compares what the leader exposes with docs/metrics.md.
+func compareMetrics(t *testing.T, url string) {
+	t.Helper()
+	answer, err := http.Get(url) //nolint:gosec // loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, leaders := exposition.Documented(t, "Every controller"), exposition.Documented(t, "Leader of the controllers")
+	got := exposition.Exposed(t, prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return slices.Collect(maps.Values(families)), nil }))
+	if missing, more := exposition.Without(own, got), exposition.Without(got, append(own, leaders...)); len(missing)+len(more) > 0 {
+		t.Errorf("docs/metrics.md has %v, which is not exposed, and has not %v, which is", missing, more)
 	}
 }
 

@@ -47,6 +47,16 @@ type leader struct {
 	registry atomic.Pointer[prometheus.Registry]
 }
 
+// leads is whether this replica leads, as a metric of every replica.
+func (l *leader) leads() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "spiderpool_controller_leads", Help: "1 if this replica leads, else 0"}, func() float64 {
+		if l.registry.Load() != nil {
+			return 1
+		}
+		return 0
+	})
+}
+
 // metrics is what the leader counts, nothing while another replica leads.
 func (l *leader) metrics() ([]*dto.MetricFamily, error) {
 	if r := l.registry.Load(); r != nil {

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/spidernet-io/spiderpool/internal/buildinfo"
 )
 
 func main() {
@@ -17,6 +19,7 @@ func main() {
 	root := &cobra.Command{
 		Use:          "spiderpool-controller",
 		Short:        "Admits edits of pools and counts their addresses",
+		Version:      buildinfo.Version(),
 		SilenceUsage: true,
 	}
 	root.AddCommand(daemonCommand())

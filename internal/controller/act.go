@@ -40,8 +40,14 @@ type sighting struct {
 	told bool
 }
 
-// collectRate is how many addresses a second are written at most. There is no hurry, and pods start meanwhile.
-const collectRate = 100
+// collectRate is how many addresses a second are written at most, evenly but for collectBurst at once: those of a full node in
+// three seconds. There is no hurry, and pods start meanwhile: each write is work for the API server as a pod's ADD is, and many
+// at once are a queue that ADDs wait in. One that takes an API server collectSlow counts twice, and so on up to collectBurst
+// more: it has as much to do as it can.
+const (
+	collectRate, collectBurst = 50, 8
+	collectSlow               = 15 * time.Millisecond
+)
 
 // manyFailures in a row are an Event.
 const manyFailures = 3
@@ -61,7 +67,7 @@ type actor struct {
 func newActor(o Options, pools client.Reader) (*actor, error) {
 	labels := []string{"action", "reason", "kind"}
 	a := &actor{
-		Options: o, pools: pools, ledger: ledger.New(o.Live), pace: rate.NewLimiter(collectRate, collectRate/10),
+		Options: o, pools: pools, ledger: ledger.New(o.Live), pace: rate.NewLimiter(collectRate, collectBurst),
 		collected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spiderpool_controller_collected_total",
 			Help: "Addresses that were released, put in quarantine or kept for the next pod because no agent did, by reason, and whether the container was proven silent (proof) or not (policy)"}, labels),
 		dryRun: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spiderpool_controller_collection_dry_run_total",
@@ -132,6 +138,8 @@ func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
 	if err := a.pace.Wait(ctx); err != nil {
 		return fmt.Errorf("wait for a turn: %w", err)
 	}
+	began := time.Now()
+	defer func() { a.pace.ReserveN(time.Now(), slowness(time.Since(began))) }()
 	ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: addr.Name(e.Address), UID: e.Object, ResourceVersion: e.Version},
 		Spec: v2beta1.IPSpec{Address: e.Address.String()}}
 	switch v.do {
@@ -144,6 +152,9 @@ func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
 	}
 	return a.ledger.Collect(ctx, ip)
 }
+
+// slowness is for how many more writes one counts that took so long.
+func slowness(took time.Duration) int { return int(min(took/collectSlow, collectBurst)) }
 
 // veto counts what a second look forbade, which the watch is about to bring, unless it hangs.
 func (a *actor) veto(s *sighting, what string) {

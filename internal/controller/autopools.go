@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -67,15 +68,24 @@ type automaticPools struct {
 	inventory *inventory
 	changed   signal
 
+	problems prometheus.Gauge
+	failures prometheus.Counter
+
 	// told is what was told of each workload. One pass at a time uses it.
 	told map[types.UID]string
 	// wanted are pools that the watches say nobody asks for, and the API server does not.
 	wanted *lately
 }
 
-func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inventory) *automaticPools {
-	return &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, owners: facts.OfOwners(o.Live), usage: u, inventory: i,
-		changed: p.asked, told: map[types.UID]string{}, wanted: &lately{noted: map[types.UID]time.Time{}}}
+func newAutomaticPools(o Options, watches cache.Cache, p *pods, u *usage, i *inventory) (*automaticPools, error) {
+	a := &automaticPools{Options: o, watches: watches, workloads: &workloads{watches, o.AutomaticPools.Families}, pods: p, owners: facts.OfOwners(o.Live), usage: u, inventory: i,
+		changed: p.asked, told: map[types.UID]string{}, wanted: &lately{noted: map[types.UID]time.Time{}},
+		problems: prometheus.NewGauge(prometheus.GaugeOpts{Name: "spiderpool_controller_automatic_pool_problems",
+			Help: "Applications that do not get the automatic pools that they ask for; an Event on each says why"}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "spiderpool_controller_automatic_pool_failures_total",
+			Help: "Passes over all applications in which something could not be read or written; each is done again"}),
+	}
+	return a, errors.Join(o.Metrics.Register(a.problems), o.Metrics.Register(a.failures))
 }
 
 // Start passes when something has changed, and every minute, until ctx ends.
@@ -87,6 +97,7 @@ func (a *automaticPools) Start(ctx context.Context) error {
 		next := poolsScan
 		if err := a.pass(ctx); err != nil && ctx.Err() == nil {
 			if next = poolsRetry; !errors.Is(err, errWaits) {
+				a.failures.Inc()
 				a.Log.Warn("automatic pools are not what they should be yet", "error", err)
 			}
 		}
@@ -138,8 +149,12 @@ var errWaits = errors.New("addresses are announced for two pools")
 // pass makes pools what applications want. An error is the first thing that failed; the next pass tries again.
 func (a *automaticPools) pass(ctx context.Context) error {
 	state, err := a.state(ctx)
-	if err != nil || len(state.Workloads) == 0 && len(state.Held) == 0 {
-		return err // nobody asks for a pool, and there is none
+	if err != nil {
+		return err
+	}
+	if len(state.Workloads) == 0 && len(state.Held) == 0 { // nobody asks for a pool, and there is none
+		a.tell(nil)
+		return nil
 	}
 	plan := autopool.Make(state)
 	a.tell(plan.Problems)
@@ -310,6 +325,7 @@ func (a *automaticPools) tell(problems []autopool.Problem) {
 		}
 	}
 	a.told = told
+	a.problems.Set(float64(len(told)))
 }
 
 // made records on a workload that its pool has addresses.

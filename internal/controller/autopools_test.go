@@ -171,7 +171,7 @@ func TestAutomaticPools(t *testing.T) {
 	for _, o := range []client.Object{set, daemons, job, cron, replicas} {
 		c.create(o)
 	}
-	daemons.Status.DesiredNumberScheduled = 5
+	daemons.Status.DesiredNumberScheduled, daemons.Status.ObservedGeneration = 5, daemons.Generation
 	if err := c.Status().Update(t.Context(), daemons); err != nil {
 		t.Fatal(err)
 	}
@@ -318,6 +318,9 @@ func TestNoAutomaticPools(t *testing.T) {
 		}
 	}
 	l.quiet()
+	if n := l.value(t, "spiderpool_controller_automatic_pool_problems"); n != 1 {
+		t.Errorf("%v applications have no pool, by the metric", n)
+	}
 	for len(l.events.Events) > 0 {
 		t.Errorf("it is told again: %s", <-l.events.Events)
 	}
@@ -328,6 +331,9 @@ func TestNoAutomaticPools(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.poolsAre("the subnet has more", "Deployment small eth0 s4 4")
+	c.eventually("the metrics tell of it", func() bool {
+		return l.value(t, "spiderpool_controller_automatic_pool_problems") == 0 && l.value(t, "spiderpool_pool_automatic") == 1
+	})
 }
 
 // TestManyAutomaticPools: many applications come and go at once, while two leaders believe that they lead. Never has an address

@@ -11,9 +11,9 @@ import (
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 )
 
-// collectGather is how long a change waits for others, and so the least pause between two passes: each looks at every entry,
-// in memory. collectRead is added to it for each request of the second look, so that 5,000 pods that go one after the other
-// within a minute are not 5,000 requests, but some that read many.
+// collectGather is the least time from one pass to the next, in which changes gather: each looks at every entry, in memory.
+// collectRead is added to it for each request of the second look, so that 5,000 pods that go one after the other within a minute
+// are not 5,000 requests, but some that read many.
 const collectGather, collectRead = 2 * time.Second, 50 * time.Millisecond
 
 // syncTime is after how long a watch that has brought nothing is told.
@@ -54,8 +54,9 @@ func (c *collection) Start(ctx context.Context) error {
 		return nil
 	}
 	for ctx.Err() == nil {
+		began := time.Now()
 		next, asked := c.pass(ctx)
-		c.changed.await(ctx, c.collectGather+time.Duration(asked)*collectRead, next)
+		c.changed.await(ctx, c.collectGather+time.Duration(asked)*collectRead-time.Since(began), next)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func Setup(mgr manager.Manager, o Options) error {
 		return fmt.Errorf("register the collection of addresses: %w", err)
 	}
 	if o.AutomaticPools.Enabled {
-		err = mgr.Add(newAutomaticPools(o, watches, p, s.usage, s.inventory))
+		err = addAutomaticPools(mgr, watches, p, o, s.usage, s.inventory)
 	}
 	if err == nil && (o.GC.Enabled || o.AutomaticPools.Enabled) { // nobody else needs a watch of pods
 		err = mgr.Add(p)
@@ -121,6 +121,14 @@ func addCollection(mgr manager.Manager, watches cache.Cache, p *pods, o Options,
 	}
 	c := newCollection(a, p, u, i)
 	return errors.Join(mgr.Add(newKeptAddresses(a, u)), mgr.Add(c), mgr.Add(endpoints{c}))
+}
+
+func addAutomaticPools(mgr manager.Manager, watches cache.Cache, p *pods, o Options, u *usage, i *inventory) error {
+	a, err := newAutomaticPools(o, watches, p, u, i)
+	if err != nil {
+		return err
+	}
+	return mgr.Add(a)
 }
 
 // retries is the pause after a look that failed.

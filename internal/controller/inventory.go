@@ -36,6 +36,7 @@ type outline struct {
 	known     bool // addresses
 	malformed bool
 	deleting  bool
+	automatic bool // made for an application
 }
 
 func newInventory() *inventory {
@@ -45,7 +46,7 @@ func newInventory() *inventory {
 
 // setPool takes a pool.
 func (i *inventory) setPool(o *v2beta1.SpiderIPPool) {
-	out := outline{deleting: o.DeletionTimestamp != nil}
+	out := outline{deleting: o.DeletionTimestamp != nil, automatic: pool.AutomaticOf(o) != nil}
 	if p := pool.Outline(o); p != nil {
 		out.family = p.Family
 	}

@@ -38,6 +38,7 @@ var (
 	quarantineIPs = describeIPs("quarantined", "Addresses held in the name of the pool whose pod is gone, but perhaps not its container")
 
 	malformedPool = prometheus.NewDesc("spiderpool_pool_malformed", "1 if the pool cannot be understood and serves nobody", perPoolLabels, nil)
+	automaticPool = prometheus.NewDesc("spiderpool_pool_automatic", "1 if the pool was made for an application, and so is full on purpose, else 0", perPoolLabels, nil)
 	totalPools    = prometheus.NewDesc("spiderpool_total_ippool_counts", "Number of SpiderIPPools", nil, nil)
 	totalSubnets  = prometheus.NewDesc("spiderpool_total_subnet_counts", "Number of SpiderSubnets", nil, nil)
 	debugTotal    = prometheus.NewDesc("spiderpool_debug_ippool_total_ip_counts", "spiderpool_pool_total_ips", perPoolLabels, nil)
@@ -59,7 +60,7 @@ type numbers struct {
 	total, free, reserved addr.Count
 	used, draining        int
 	quarantined, kept     int
-	malformed             bool
+	malformed, automatic  bool
 	exists                bool
 }
 
@@ -84,17 +85,22 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(quarantineIPs, float64(n.quarantined), labels...)
 		gauge(keptIPs, float64(n.kept), labels...)
 		if n.exists {
-			malformed := 0.0
-			if n.malformed {
-				malformed = 1
-			}
-			gauge(malformedPool, malformed, labels...)
+			gauge(malformedPool, oneIf(n.malformed), labels...)
+			gauge(automaticPool, oneIf(n.automatic), labels...)
 		}
 		if c.debug {
 			gauge(debugTotal, n.total.Float64(), labels...)
 			gauge(debugFree, n.free.Float64(), labels...)
 		}
 	}
+}
+
+// oneIf is a boolean as a value.
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // count computes the numbers of all pools, and of names of pools that are gone
@@ -109,28 +115,25 @@ func (c *collector) count(outlines map[string]outline, reserved addr.Set) map[se
 		return all[s]
 	}
 	var taken []netip.Addr
-	for _, name := range c.usage.names() {
-		p := outlines[name]
-		for _, e := range c.usage.in(name) {
-			n := of(series{name, pool.FamilyOf(e.Address)})
-			n.used++
-			if e.Use == v2beta1.IPUseQuarantine {
-				n.quarantined++
-			}
-			if e.Use == v2beta1.IPUseKept {
-				n.kept++
-			}
-			if p.drains(e.Address) {
-				n.draining++
-			}
-			taken = append(taken, e.Address)
+	c.usage.each(func(e Entry) {
+		n := of(series{e.Pool, pool.FamilyOf(e.Address)})
+		n.used++
+		switch e.Use {
+		case v2beta1.IPUseQuarantine:
+			n.quarantined++
+		case v2beta1.IPUseKept:
+			n.kept++
 		}
-	}
+		if outlines[e.Pool].drains(e.Address) {
+			n.draining++
+		}
+		taken = append(taken, e.Address)
+	})
 	slices.SortFunc(taken, netip.Addr.Compare)
 	taken = slices.Compact(taken)
 	for name, p := range outlines {
 		n := of(series{name, p.family})
-		n.exists, n.malformed = true, p.malformed
+		n.exists, n.malformed, n.automatic = true, p.malformed, p.automatic
 		n.total = p.addresses.Count()
 		gives := p.addresses.Minus(reserved)
 		n.reserved = n.total.Sub(gives.Count())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/internal/addr"
+	"github.com/spidernet-io/spiderpool/test/exposition"
 )
 
 // scrape prints all series of pools, a line each.
@@ -75,6 +76,9 @@ debug_ippool_total_ip_counts 4 gone 0
 debug_ippool_total_ip_counts 6 six 1.8446744073709552e+19
 ip_gc_counts 0
 ip_gc_failure_counts 0
+pool_automatic 4 a 0
+pool_automatic 4 b 0
+pool_automatic 6 six 0
 pool_draining_ips 4 a 1
 pool_draining_ips 4 b 0
 pool_draining_ips 4 gone 0
@@ -157,4 +161,24 @@ func newRegistry(t *testing.T, u *usage, i *inventory) *prometheus.Registry {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestDocumented: docs/metrics.md has what the leader exposes.
+func TestDocumented(t *testing.T) {
+	i := newInventory()
+	i.setPool(&v2beta1.SpiderIPPool{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v2beta1.IPPoolSpec{Subnet: "10.6.0.0/16", IPs: []string{"10.6.0.10"}}})
+	i.complete()
+	u := newUsage()
+	r := newRegistry(t, u, i)
+	a, err := newActor(Options{Metrics: r}, nil)
+	if err == nil {
+		_, err = newAutomaticPools(Options{Metrics: r}, nil, newPods(nil, newSignal()), u, i)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []*prometheus.CounterVec{a.collected, a.dryRun} { // which have series once something was collected
+		v.WithLabelValues(string(release), "pod_gone", "proof")
+	}
+	exposition.Compare(t, "Leader of the controllers", r)
 }

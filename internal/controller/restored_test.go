@@ -22,6 +22,7 @@ import (
 func TestRestored(t *testing.T) {
 	for _, bump := range []uint64{0, 1_000_000_000} {
 		t.Run(fmt.Sprint("revisions go on ", bump, " later"), func(t *testing.T) {
+			t.Parallel() // each with an API server of its own
 			server := apiserver.OwnForTest(t)
 			c := clusterOf(t, server)
 			c.lead()

@@ -275,19 +275,6 @@ func (u *usage) each(do func(Entry)) {
 	}
 }
 
-// names are those of all pools in whose name something is held.
-func (u *usage) names() []string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	var names []string
-	for name, h := range u.pools {
-		if len(h.entries) > 0 {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
 // forget drops what was LISTed of a pool that is gone; what is held in its name
 // stays until it goes.
 func (u *usage) forget(pool string) {
