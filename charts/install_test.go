@@ -12,6 +12,7 @@ import (
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -49,6 +50,7 @@ func cluster(t *testing.T) (client.Client, *rest.Config, []string) {
 // TestLife installs an older chart, upgrades it, removes it and installs it again under another name: pools and addresses
 // survive all of it, and the CRDs are upgraded.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	c, api, flags := cluster(t)
 	ctx := t.Context()
 	run := func(args ...string) string {
@@ -81,9 +83,12 @@ func TestLife(t *testing.T) {
 	judgeFence(t, api)
 
 	before := columns(t, c)
-	run("upgrade", "sp", "spiderpool", "--set=feature.enableIPv6=false")
+	// Helm takes the defaults of the chart before, which has not got what came later, and does so again.
+	run("upgrade", "sp", "spiderpool", "--reuse-values", "--set=feature.enableIPv6=false")
+	run("upgrade", "sp", "spiderpool", "--reuse-values", "--set=spiderpoolAgent.podLabels.a=b")
 	after := columns(t, c)
 	var config corev1.ConfigMap
+	var agents appsv1.DaemonSet
 	if err := c.Get(ctx, client.ObjectKey{Namespace: "net", Name: "spiderpool-conf"}, &config); err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +96,12 @@ func TestLife(t *testing.T) {
 		t.Errorf("after the upgrade: %s", config.Data["conf.yml"])
 	}
 
+	if err := c.Get(ctx, client.ObjectKey{Namespace: "net", Name: "spiderpool-agent"}, &agents); err != nil {
+		t.Fatal(err)
+	}
+	if agents.Spec.Template.Labels["a"] != "b" {
+		t.Errorf("after the second upgrade the pods have the labels %v", agents.Spec.Template.Labels)
+	}
 	if before == after {
 		t.Errorf("the CRD has %d columns before and after the upgrade", after)
 	}
@@ -110,11 +121,18 @@ func TestLife(t *testing.T) {
 	run("install", "other", "spiderpool", "--take-ownership")
 }
 
-// olderChart is the chart with a CRD that lacks what today's has.
+// olderChart is the chart with the values of its first release, and with a CRD that lacks what today's has.
 func olderChart(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "spiderpool")
 	if err := os.CopyFS(dir, os.DirFS("spiderpool")); err != nil {
+		t.Fatal(err)
+	}
+	values, err := os.ReadFile(firstValues)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "values.yaml"), values, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "files/generated/crds/spiderpool.spidernet.io_spiderips.yaml")

@@ -3,6 +3,8 @@ package charts_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,6 +29,9 @@ import (
 	"github.com/spidernet-io/spiderpool/test/lab/parts"
 )
 
+// slots are as many as helms run at once, however many tests do.
+var slots = make(chan struct{}, 2)
+
 // helm runs helm with a home of its own.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
@@ -34,6 +39,8 @@ func helm(t *testing.T, args ...string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	slots <- struct{}{}
+	defer func() { <-slots }()
 	home := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "helm"), args...)
 	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
@@ -45,58 +52,73 @@ func helm(t *testing.T, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// rendered is what template has rendered, by arguments. Nobody changes it.
+// rendered are the functions that render the chart, by arguments: each does once. Nobody changes what they return.
 var rendered sync.Map
 
-// template renders the chart as release "sp" in namespace "net".
+// template renders the chart as release "sp" in namespace "net". The error is what helm says, or tells what is wrong with an
+// object.
 func template(t *testing.T, args ...string) (objects, error) {
 	t.Helper()
-	asked := strings.Join(args, "\x00")
-	if all, ok := rendered.Load(asked); ok {
-		return all.(objects), nil
-	}
-	out, err := helm(t, append([]string{"template", "sp", "spiderpool", "--namespace=net"}, args...)...)
-	if err != nil {
-		return nil, err
-	}
-	all := objects{}
-	for _, doc := range regexp.MustCompile(`(?m)^---$`).Split(out, -1) {
-		o := &unstructured.Unstructured{}
-		if err := yaml.UnmarshalStrict([]byte(doc), &o.Object); err != nil {
-			t.Fatalf("%v in\n%s", err, doc)
+	once, _ := rendered.LoadOrStore(strings.Join(args, "\x00"), sync.OnceValues(func() (objects, error) {
+		out, err := helm(t, append([]string{"template", "sp", "spiderpool", "--namespace=net"}, args...)...)
+		if err != nil {
+			return nil, err
 		}
-		if len(o.Object) == 0 {
+		return parse(out)
+	}))
+	return once.(func() (objects, error))()
+}
+
+// parse reads what helm has rendered.
+func parse(out string) (objects, error) {
+	all, errs := objects{}, []error(nil)
+	for _, doc := range regexp.MustCompile(`(?m)^---$`).Split(out, -1) {
+		once, _ := documents.LoadOrStore(doc, sync.OnceValues(func() (*unstructured.Unstructured, error) { return parseDocument(doc) }))
+		o, err := once.(func() (*unstructured.Unstructured, error))()
+		errs = append(errs, err)
+		if o == nil {
 			continue
 		}
 		key := o.GetKind() + "/" + o.GetName()
 		if all[key] != nil {
-			t.Errorf("%s is rendered twice", key)
+			errs = append(errs, fmt.Errorf("%s is rendered twice", key))
 		}
 		all[key] = o
-		parseStrictly(t, key, doc)
 	}
-	rendered.Store(asked, all)
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
-// parseStrictly fails a test when the document has a field that its kind does not have.
-func parseStrictly(t *testing.T, key, doc string) {
-	t.Helper()
-	switch kind, _, _ := strings.Cut(key, "/"); kind {
-	case "ServiceMonitor", "Issuer", "Certificate":
-		return // their types are not among our modules; TestValues compares them
+// documents are the functions that parse a document, by its text: most are the same whatever the values.
+var documents sync.Map
+
+// parseDocument returns nil for one without content, and an error for one with a field that its kind does not have.
+func parseDocument(doc string) (*unstructured.Unstructured, error) {
+	o := &unstructured.Unstructured{}
+	if err := yaml.UnmarshalStrict([]byte(doc), &o.Object); err != nil {
+		return nil, fmt.Errorf("%w in\n%s", err, doc)
 	}
+	if len(o.Object) == 0 {
+		return nil, nil
+	}
+	if group := o.GroupVersionKind().Group; group == "monitoring.coreos.com" || group == "cert-manager.io" {
+		return o, nil // their types are not among our modules; TestServerAccepts asks an API server that has them
+	}
+	if _, err := runtime.Decode(strict(), []byte(doc)); err != nil {
+		return o, fmt.Errorf("%s/%s: %w", o.GetKind(), o.GetName(), err)
+	}
+	return o, nil
+}
+
+// strict knows the types of Kubernetes, and their fields.
+var strict = sync.OnceValue(func() runtime.Decoder {
 	types := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensionsv1.AddToScheme} {
 		if err := add(types); err != nil {
-			t.Fatal(err)
+			panic(err)
 		}
 	}
-	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
-	if _, _, err := decoder.Decode([]byte(doc), nil, nil); err != nil {
-		t.Errorf("%s: %v", key, err)
-	}
-}
+	return serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
+})
 
 // objects are what the chart renders, by "Kind/name".
 type objects map[string]*unstructured.Unstructured
@@ -113,15 +135,33 @@ func (o objects) names() []string {
 // at is the text at a path in an object, "" if there is none.
 func (o objects) at(t *testing.T, name, path string) string {
 	t.Helper()
+	if name == confYML {
+		return o.inConfiguration(t, path)
+	}
 	if o[name] == nil {
 		t.Fatalf("%s is not rendered, only %q", name, o.names())
 	}
+	return textAt(t, name, path, o[name].Object)
+}
+
+// inConfiguration is the text at a path in conf.yml.
+func (o objects) inConfiguration(t *testing.T, path string) string {
+	t.Helper()
+	keys := map[string]any{}
+	if err := yaml.UnmarshalStrict([]byte(o.at(t, configMap, `{.data.conf\.yml}`)), &keys); err != nil {
+		t.Fatal(err)
+	}
+	return textAt(t, confYML, path, keys)
+}
+
+func textAt(t *testing.T, name, path string, object map[string]any) string {
+	t.Helper()
 	p := jsonpath.New(name).AllowMissingKeys(true)
 	if err := p.Parse(path); err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
 	var out strings.Builder
-	if err := p.Execute(&out, o[name].Object); err != nil {
+	if err := p.Execute(&out, object); err != nil {
 		t.Fatalf("%s %s: %v", name, path, err)
 	}
 	return out.String()
@@ -135,6 +175,9 @@ const (
 	configMap  = "ConfigMap/spiderpool-conf"
 	conf       = `{.data.conf\.yml}`
 
+	// firstValues are those that every release of the chart has had.
+	firstValues = "testdata/first.yaml"
+
 	fence         = "ValidatingAdmissionPolicy/spiderips.spiderpool.spidernet.io"
 	endpointFence = "ValidatingAdmissionPolicy/spiderendpoints.spiderpool.spidernet.io"
 )
@@ -145,246 +188,93 @@ func volume(name string) string {
 	return fmt.Sprintf(`{.spec.template.spec.volumes[?(@.name==%q)].hostPath.path}`, name)
 }
 
-// TestValues is a row per value of the chart: what it does in what is rendered.
+// TestValues is what values do beyond what TestRows has.
 func TestValues(t *testing.T) {
-	const metrics = "spiderpoolAgent.prometheus.enabled=true"
-	for _, tt := range []struct {
-		set          string // values as --set takes them, "" for the defaults
-		object, path string
-		want         string
-	}{
-		{"", daemonSet, "{..image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-agent:0.1.0 ghcr.io/spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
-		{"global.imageRegistryOverride=r.example:5000", daemonSet, "{..image}", "r.example:5000/spidernet-io/spiderpool/spiderpool-agent:0.1.0 r.example:5000/spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
-		{"", daemonSet, `{.spec.selector.matchLabels.app\.kubernetes\.io/name}`, "spiderpool"},
-		{"global.nameOverride=ipam", daemonSet, `{.spec.selector.matchLabels.app\.kubernetes\.io/name} {.spec.template.metadata.labels.app\.kubernetes\.io/name}`, "ipam ipam"},
-		{"", daemonSet, volume("cni-bin"), "/opt/cni/bin"},
-		{"global.ipamBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
-		{"global.cniBinHostPath=/usr/libexec/cni", daemonSet, volume("cni-bin"), "/usr/libexec/cni"},
-		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, volume("socket") + ` {` + agent + `.volumeMounts[?(@.name=="socket")].mountPath}`, "/run/sp /run/sp"},
-		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, "{" + install + ".args[*]}", "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin --socket=/run/sp/a.sock"},
-		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", configMap, conf, "ipamUnixSocketPath: /run/sp/a.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"global.configName=other", "ConfigMap/other", "{.metadata.name}", "other"},
-		{"global.configName=other", daemonSet, `{.spec.template.spec.volumes[*].configMap.name}`, "other"},
-
-		{"", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"feature.enableIPv4=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"feature.enableIPv6=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"feature.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: false\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"ipam.enableIPv4=false,ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: false\nenableIPv6: false\nenableStatefulSet: false\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"feature.enableIPv4=false,ipam.enableIPv4=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"ipam.enableStatefulSet=null,ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableKubevirtStaticIP: false\nenableIPConflictDetection: true\nenableGatewayDetection: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"ipam.fixedAddressKinds=null", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\n"},
-		{"feature.networkMode=legacy", daemonSet, "{.metadata.name}", "spiderpool-agent"},
-
-		{"spiderpoolAgent.name=a", "DaemonSet/a", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "a a"},
-		{"spiderpoolAgent.name=a", "ServiceAccount/a", "{.metadata.name}", "a"},
-		{"spiderpoolAgent.name=a", "ClusterRoleBinding/a", "{.roleRef.name} {.subjects[*].kind} {.subjects[*].name} {.subjects[*].namespace}", "a ServiceAccount a net"},
-		{"spiderpoolAgent.name=a," + metrics, "Service/a", `{.spec.selector.app\.kubernetes\.io/component}`, "a"},
-		{"", daemonSet, "{..command[0]}", "spiderpool-agent spiderpool-agent"},
-		{"spiderpoolAgent.binName=/usr/bin/spiderpool-agent", daemonSet, "{..command[0]}", "/usr/bin/spiderpool-agent /usr/bin/spiderpool-agent"},
-		{"spiderpoolAgent.image.registry=r", daemonSet, "{" + agent + ".image}", "r/spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
-		{"spiderpoolAgent.image.registry=", daemonSet, "{" + agent + ".image}", "spidernet-io/spiderpool/spiderpool-agent:0.1.0"},
-		{"spiderpoolAgent.image.repository=x/agent", daemonSet, "{" + agent + ".image}", "ghcr.io/x/agent:0.1.0"},
-		{"spiderpoolAgent.image.tag=v9", daemonSet, "{" + agent + ".image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-agent:v9"},
-		{"spiderpoolAgent.image.tag=v9,spiderpoolAgent.image.digest=sha256:ab", daemonSet, "{" + agent + ".image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-agent@sha256:ab"},
-		{"", daemonSet, "{..imagePullPolicy}", "IfNotPresent IfNotPresent"},
-		{"spiderpoolAgent.image.pullPolicy=Never", daemonSet, "{..imagePullPolicy}", "Never Never"},
-		{"", daemonSet, "{..imagePullSecrets}", ""},
-		{"spiderpoolAgent.image.imagePullSecrets[0].name=reg", daemonSet, "{.spec.template.spec.imagePullSecrets[*].name}", "reg"},
-		{"spiderpoolAgent.serviceAccount.annotations.a=b", "ServiceAccount/spiderpool-agent", "{.metadata.annotations.a}", "b"},
-		{metrics + ",spiderpoolAgent.service.annotations.a=b", "Service/spiderpool-agent", "{.metadata.annotations.a}", "b"},
-		{metrics, "Service/spiderpool-agent", "{.spec.type} {.spec.ports[*].port} {.spec.ports[*].targetPort}", "ClusterIP 5711 metrics"},
-		{metrics + ",spiderpoolAgent.service.type=NodePort", "Service/spiderpool-agent", "{.spec.type}", "NodePort"},
-		{"", daemonSet, "{.spec.template.spec.priorityClassName}", "system-node-critical"},
-		{"spiderpoolAgent.priorityClassName=high", daemonSet, "{.spec.template.spec.priorityClassName}", "high"},
-		{"", "ResourceQuota/spiderpool-agent", "{.spec}", `{"hard":{"pods":"1G"},"scopeSelector":{"matchExpressions":[{"operator":"In","scopeName":"PriorityClass","values":["system-node-critical"]}]}}`},
-		{"spiderpoolAgent.priorityClassName=system-cluster-critical", "ResourceQuota/spiderpool-agent", "{..values[*]}", "system-cluster-critical system-node-critical"},
-		{"spiderpoolAgent.priorityClassName=mine", "ResourceQuota/spiderpool-agent", "{..values[*]}", "system-node-critical"},
-		{"", daemonSet, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux"}`},
-		{"spiderpoolAgent.nodeSelector.rack=a", daemonSet, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux","rack":"a"}`},
-		{"", daemonSet, "{.spec.template.spec.tolerations}", `[{"operator":"Exists"}]`},
-		{"spiderpoolAgent.tolerations[0].key=a", daemonSet, "{.spec.template.spec.tolerations}", `[{"key":"a"}]`},
-		{"spiderpoolAgent.tolerations=null", daemonSet, "{.spec.template.spec.tolerations}", ""},
-		{"", daemonSet, "{.spec.template.spec.affinity}", ""},
-		{"spiderpoolAgent.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone", daemonSet, "{..topologyKey}", "zone"},
-		{"", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --cni-bin-dir=/host/opt/cni/bin"},
-		{"spiderpoolAgent.extraArgs={--a,--b=c}", daemonSet, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --cni-bin-dir=/host/opt/cni/bin --a --b=c"},
-		{"spiderpoolAgent.extraEnv[0].name=A,spiderpoolAgent.extraEnv[0].value=b", daemonSet, env("A"), "b"},
-		{"spiderpoolAgent.extraVolumes[0].name=v,spiderpoolAgent.extraVolumes[0].hostPath.path=/v", daemonSet, volume("v"), "/v"},
-		{"spiderpoolAgent.extraVolumeMounts[0].name=socket,spiderpoolAgent.extraVolumeMounts[0].mountPath=/v", daemonSet, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
-		{"spiderpoolAgent.podAnnotations.a=b", daemonSet, "{.spec.template.metadata.annotations.a}", "b"},
-		{"spiderpoolAgent.podLabels.a=b", daemonSet, "{.spec.template.metadata.labels.a}", "b"},
-		{"", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":"1000m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
-		{"spiderpoolAgent.resources.limits.cpu=2,spiderpoolAgent.resources.limits.memory=1Gi,spiderpoolAgent.resources.requests.cpu=1m,spiderpoolAgent.resources.requests.memory=1Mi", daemonSet, "{" + agent + ".resources}", `{"limits":{"cpu":2,"memory":"1Gi"},"requests":{"cpu":"1m","memory":"1Mi"}}`},
-		{"", daemonSet, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE","SYS_ADMIN","NET_RAW","NET_ADMIN"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
-		{"", daemonSet, "{" + install + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
-		{"spiderpoolAgent.securityContext.privileged=true", daemonSet, "{..securityContext}", `{"privileged":true} {"privileged":true}`},
-
-		{"", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].name} {` + agent + `.ports[*].containerPort}`, "5710 health 5710"},
-		{"spiderpoolAgent.healthChecking.port=6", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].containerPort}`, "6 6"},
-		{"spiderpoolAgent.httpPort=7", daemonSet, env("SPIDERPOOL_HEALTH_PORT") + ` {` + agent + `.ports[*].containerPort}`, "7 7"},
-		{"", daemonSet, "{" + agent + ".startupProbe}", `{"failureThreshold":60,"httpGet":{"path":"/v1/runtime/startup","port":"health"},"periodSeconds":2}`},
-		{"", daemonSet, "{" + agent + ".livenessProbe}", `{"failureThreshold":6,"httpGet":{"path":"/v1/runtime/liveness","port":"health"},"periodSeconds":10}`},
-		{"", daemonSet, "{" + agent + ".readinessProbe}", `{"failureThreshold":3,"httpGet":{"path":"/v1/runtime/readiness","port":"health"},"periodSeconds":10}`},
-		{"spiderpoolAgent.healthChecking.startupProbe.failureThreshold=8,spiderpoolAgent.healthChecking.startupProbe.periodSeconds=9", daemonSet, "{" + agent + ".startupProbe.failureThreshold} {" + agent + ".startupProbe.periodSeconds}", "8 9"},
-		{"spiderpoolAgent.healthChecking.livenessProbe.failureThreshold=8,spiderpoolAgent.healthChecking.livenessProbe.periodSeconds=9", daemonSet, "{" + agent + ".livenessProbe.failureThreshold} {" + agent + ".livenessProbe.periodSeconds}", "8 9"},
-		{"spiderpoolAgent.healthChecking.readinessProbe.failureThreshold=8,spiderpoolAgent.healthChecking.readinessProbe.periodSeconds=9", daemonSet, "{" + agent + ".readinessProbe.failureThreshold} {" + agent + ".readinessProbe.periodSeconds}", "8 9"},
-		{"", daemonSet, env("SPIDERPOOL_ENABLED_METRIC"), "false"},
-		{metrics, daemonSet, env("SPIDERPOOL_ENABLED_METRIC") + " " + env("SPIDERPOOL_METRIC_HTTP_PORT") + ` {` + agent + `.ports[1].name} {` + agent + `.ports[1].containerPort}`, "true 5711 metrics 5711"},
-		{metrics + ",spiderpoolAgent.prometheus.port=6", daemonSet, env("SPIDERPOOL_METRIC_HTTP_PORT") + ` {` + agent + `.ports[1].containerPort}`, "6 6"},
-		{metrics + ",spiderpoolAgent.prometheus.port=6", "Service/spiderpool-agent", "{.spec.ports[*].port}", "6"},
-		{metrics + ",spiderpoolAgent.prometheus.serviceMonitor.install=true", "ServiceMonitor/spiderpool-agent", "{.apiVersion} {.spec}", `monitoring.coreos.com/v1 {"endpoints":[{"path":"/metrics","port":"metrics"}],"namespaceSelector":{"matchNames":["net"]},"selector":{"matchLabels":{"app.kubernetes.io/component":"spiderpool-agent","app.kubernetes.io/instance":"sp","app.kubernetes.io/name":"spiderpool"}}}`},
+	const (
+		c          = "spiderpoolController."
+		installs   = "{" + install + ".args[*]}"
+		quota      = "ResourceQuota/spiderpool-agent"
+		monitor    = "ServiceMonitor/spiderpool-agent"
+		tolerances = "{.spec.template.spec.tolerations}"
+		nodes      = "{.spec.template.spec.nodeSelector}"
+		monitors   = agentMetrics + ",spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.prometheus.serviceMonitor."
+		service    = "{.webhooks[0].clientConfig.service.name} {.webhooks[0].clientConfig.service.namespace}"
+	)
+	collection := env("SPIDERPOOL_GC_IP_ENABLED") + " " + env("SPIDERPOOL_GC_DEFAULT_INTERVAL_DURATION") + " " + env("SPIDERPOOL_GC_DRY_RUN")
+	for _, c := range []check{
 		{"spiderpoolAgent.name=a", "FlowSchema/spiderpool-claims", "{.spec.rules[*].subjects}", `[{"kind":"ServiceAccount","serviceAccount":{"name":"a","namespace":"net"}}]`},
 		{"spiderpoolAgent.name=a", fence, `{.spec.variables[?(@.name=="agent")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:a'"},
 		{"spiderpoolAgent.name=a", endpointFence, `{.spec.matchConditions[?(@.name=="agent")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:a'"},
-		{"spiderpoolController.name=c", fence, `{.spec.variables[?(@.name=="controller")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:c'"},
-		{"", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "info"},
-		{"spiderpoolAgent.debug.logLevel=debug", daemonSet, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
-		{"", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "5712"},
-		{"spiderpoolAgent.debug.gopsPort=6", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "6"},
-		{"spiderpoolAgent.debug.gopsPort=0", daemonSet, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "0"},
-	} {
-		t.Run(tt.set+" "+tt.path, func(t *testing.T) {
-			got, err := template(t, "--set="+tt.set)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tt.want, got.at(t, tt.object, tt.path)); diff != "" {
-				t.Errorf("%s %s (-want +got):\n%s", tt.object, tt.path, diff)
-			}
-		})
-	}
-}
-
-// TestControllerValues is a row per value of the controller and of the default pools that it makes.
-func TestControllerValues(t *testing.T) {
-	const (
-		c       = "spiderpoolController."
-		metrics = c + "prometheus.enabled=true"
-		manager = c + "tls.method=certmanager"
-		given   = c + "tls.method=provided," + c + "tls.provided.tlsCert=YQ==," + c + "tls.provided.tlsKey=Yg==," + c + "tls.provided.tlsCa=Yw=="
-		webhook = "ValidatingWebhookConfiguration/spiderpool-controller"
-		secret  = "spiderpool-controller-server-certs"
-	)
-	var collection string
-	for _, name := range []string{"IP_ENABLED", "STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED", "STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED",
-		"ADDITIONAL_GRACE_DELAY", "EVICTED_POD_IP_ENABLED", "EVICTED_POD_IP_DELAY", "DEFAULT_INTERVAL_DURATION", "DRY_RUN"} {
-		collection = strings.TrimPrefix(collection+" "+env("SPIDERPOOL_GC_"+name), " ")
-	}
-	for _, tt := range []struct{ set, object, path, want string }{
-		{c + "name=x", "Deployment/x", "{.spec.template.spec.serviceAccountName} {" + agent + ".name}", "x x"},
-		{c + "name=x", "Service/x", `{.spec.selector.app\.kubernetes\.io/component}`, "x"},
-		{c + "name=x", "ServiceAccount/x", "{.metadata.name}", "x"},
+		{c + "name=c", fence, `{.spec.variables[?(@.name=="controller")].expression}`, "request.userInfo.username == 'system:serviceaccount:net:c'"},
 		{c + "name=x", "FlowSchema/spiderpool-status", "{.spec.rules[*].subjects}", `[{"kind":"ServiceAccount","serviceAccount":{"name":"x","namespace":"net"}}]`},
-		{c + "name=x", "ClusterRoleBinding/x", "{.roleRef.kind} {.roleRef.name} {.subjects[*].name} {.subjects[*].namespace}", "ClusterRole x x net"},
 		{c + "name=x", "RoleBinding/x", "{.metadata.namespace} {.roleRef.kind} {.roleRef.name} {.subjects[*].name}", "net Role x x"},
-		{c + "name=x", "ValidatingWebhookConfiguration/x", "{.webhooks[0].clientConfig.service.name} {.webhooks[0].clientConfig.service.namespace}", "x net"},
-		{"", deployment, "{.spec.replicas}", "1"},
-		{c + "replicas=2", deployment, "{.spec.replicas}", "2"},
-		{c + "binName=/usr/bin/spiderpool-controller", deployment, "{" + agent + ".command}", `["/usr/bin/spiderpool-controller"]`},
-		{"", deployment, "{.spec.template.spec.hostNetwork} {.spec.strategy.rollingUpdate}", `true {"maxSurge":0,"maxUnavailable":1}`},
-		{c + "hostnetwork=false", deployment, "{.spec.template.spec.hostNetwork} {.spec.strategy.rollingUpdate}", ` {"maxSurge":1,"maxUnavailable":0}`},
-		{"", deployment, "{" + agent + ".image}", "ghcr.io/spidernet-io/spiderpool/spiderpool-controller:0.1.0"},
-		{"global.imageRegistryOverride=r," + c + "image.repository=x/c," + c + "image.tag=v9", deployment, "{" + agent + ".image}", "r/x/c:v9"},
-		{c + "image.registry=q," + c + "image.digest=sha256:ab", deployment, "{" + agent + ".image}", "q/spidernet-io/spiderpool/spiderpool-controller@sha256:ab"},
-		{c + "image.pullPolicy=Never", deployment, "{..imagePullPolicy}", "Never"},
-		{c + "image.imagePullSecrets[0].name=reg", deployment, "{.spec.template.spec.imagePullSecrets[*].name}", "reg"},
-		{c + "serviceAccount.annotations.a=b", "ServiceAccount/spiderpool-controller", "{.metadata.annotations.a}", "b"},
-		{c + "service.annotations.a=b," + c + "service.type=NodePort", "Service/spiderpool-controller", "{.metadata.annotations.a} {.spec.type}", "b NodePort"},
-		{"", "Service/spiderpool-controller", "{.spec.ports[*].port} {.spec.ports[*].targetPort}", "5722 webhook"},
-		{c + "priorityClassName=high", deployment, "{.spec.template.spec.priorityClassName}", "high"},
-		{"", deployment, "{..podAffinityTerm.topologyKey}", "kubernetes.io/hostname"},
-		{c + "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone", deployment, "{..topologyKey}", "zone"},
-		{"", deployment, "{.spec.template.spec.nodeSelector}", `{"kubernetes.io/os":"linux"}`},
+		{c + "name=x", "ValidatingWebhookConfiguration/x", service, "x net"},
+		{c + "name=x", "Deployment/x", env("SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME"), "x"},
+
+		// Labels: those by which objects are found win, then their own.
+		{"global.commonLabels.a=b,spiderpoolAgent.podLabels.a=c", daemonSet, "{.metadata.labels.a} {.spec.template.metadata.labels.a}", "b c"},
+		{`global.commonLabels.app\.kubernetes\.io/name=b`, daemonSet, `{.spec.template.metadata.labels.app\.kubernetes\.io/name}`, "spiderpool"},
+		{`spiderpoolAgent.podLabels.app\.kubernetes\.io/component=b`, daemonSet, `{.spec.template.metadata.labels.app\.kubernetes\.io/component}`, "spiderpool-agent"},
+		{"global.commonAnnotations.a=b,spiderpoolAgent.podAnnotations.a=c", daemonSet, "{.metadata.annotations.a} {.spec.template.metadata.annotations.a}", "b c"},
+		{"global.commonAnnotations.a=b,spiderpoolAgent.serviceAccount.annotations.a=c", "ServiceAccount/spiderpool-agent", "{.metadata.annotations.a}", "c"},
+
+		{"", quota, "{.spec}", `{"hard":{"pods":"1G"},"scopeSelector":{"matchExpressions":[{"operator":"In","scopeName":"PriorityClass","values":["system-node-critical"]}]}}`},
+		{"spiderpoolAgent.priorityClassName=system-cluster-critical", quota, "{..values[*]}", "system-cluster-critical system-node-critical"},
+		{"spiderpoolAgent.priorityClassName=mine", quota, "{..values[*]}", "system-node-critical"},
+		{"", daemonSet, nodes, `{"kubernetes.io/os":"linux"}`},
+		{"spiderpoolAgent.nodeSelector.rack=a", daemonSet, nodes, `{"kubernetes.io/os":"linux","rack":"a"}`},
+		{"", daemonSet, tolerances, `[{"operator":"Exists"}]`},
+		{"spiderpoolAgent.tolerations[0].key=a", daemonSet, tolerances, `[{"key":"a"}]`},
+		{"spiderpoolAgent.tolerations=null", daemonSet, tolerances, ""},
+		{"", deployment, nodes, `{"kubernetes.io/os":"linux"}`},
 		{"", deployment, "{.spec.template.spec.tolerations[*].key}", "node.kubernetes.io/not-ready node-role.kubernetes.io/control-plane node.cloudprovider.kubernetes.io/uninitialized"},
-		{c + "tolerations[0].key=a", deployment, "{.spec.template.spec.tolerations}", `[{"key":"a"}]`},
-		{"", deployment, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml"},
-		{c + "extraArgs={--a,--b=c}", deployment, "{" + agent + ".args[*]}", "daemon --config-path=/tmp/spiderpool/config-map/conf.yml --a --b=c"},
-		{c + "extraEnv[0].name=A," + c + "extraEnv[0].value=b", deployment, env("A"), "b"},
-		{c + "extraVolumes[0].name=v," + c + "extraVolumes[0].hostPath.path=/v", deployment, volume("v"), "/v"},
-		{c + "extraVolumeMounts[0].name=v," + c + "extraVolumeMounts[0].mountPath=/v", deployment, "{" + agent + ".volumeMounts[-1:].mountPath}", "/v"},
-		{c + "podAnnotations.a=b," + c + "podLabels.c=d", deployment, "{.spec.template.metadata.annotations.a} {.spec.template.metadata.labels.c}", "b d"},
-		// A key with nothing behind it is null.
-		{c + "podAnnotations=null,spiderpoolAgent.podAnnotations=null," + manager + "," + c + "tls.certmanager.extraDnsNames=null", "Certificate/spiderpool-controller", "{.spec.dnsNames[-1:]}", "spiderpool-controller"},
-		{"", deployment, "{" + agent + ".resources}", `{"limits":{"cpu":"500m","memory":"1024Mi"},"requests":{"cpu":"100m","memory":"128Mi"}}`},
-		{c + "resources.limits.cpu=2," + c + "resources.requests.memory=1Mi", deployment, "{" + agent + ".resources.limits.cpu} {" + agent + ".resources.requests.memory}", "2 1Mi"},
-		{"", deployment, "{" + agent + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"readOnlyRootFilesystem":true,"runAsNonRoot":true,"runAsUser":65532,"seccompProfile":{"type":"RuntimeDefault"}}`},
-		{c + "securityContext.runAsUser=1", deployment, "{" + agent + ".securityContext}", `{"runAsUser":1}`},
-		{c + "podDisruptionBudget.enabled=true", "PodDisruptionBudget/spiderpool-controller", "{.spec.minAvailable}", "1"},
-		{c + "podDisruptionBudget.enabled=true," + c + "podDisruptionBudget.minAvailable=50%", "PodDisruptionBudget/spiderpool-controller", "{.spec.minAvailable}", "50%"},
-		{"", deployment, env("SPIDERPOOL_HEALTH_PORT") + " {" + agent + ".ports[*].containerPort}", "5720 5720 5722"},
-		{c + "healthChecking.port=6", deployment, env("SPIDERPOOL_HEALTH_PORT") + " {" + agent + ".ports[0].containerPort}", "6 6"},
-		{c + "httpPort=7", deployment, env("SPIDERPOOL_HEALTH_PORT") + " {" + agent + ".ports[0].containerPort}", "7 7"},
-		{"", deployment, "{" + agent + ".startupProbe}", `{"failureThreshold":30,"httpGet":{"path":"/v1/runtime/startup","port":"health"},"periodSeconds":2}`},
-		{c + "healthChecking.startupProbe.failureThreshold=8," + c + "healthChecking.startupProbe.periodSeconds=9", deployment, "{" + agent + ".startupProbe.failureThreshold} {" + agent + ".startupProbe.periodSeconds}", "8 9"},
-		{c + "healthChecking.livenessProbe.failureThreshold=8," + c + "healthChecking.livenessProbe.periodSeconds=9", deployment, "{" + agent + ".livenessProbe.failureThreshold} {" + agent + ".livenessProbe.periodSeconds}", "8 9"},
-		{c + "healthChecking.readinessProbe.failureThreshold=8," + c + "healthChecking.readinessProbe.periodSeconds=9", deployment, "{" + agent + ".readinessProbe.failureThreshold} {" + agent + ".readinessProbe.periodSeconds}", "8 9"},
-		{c + "webhookPort=6", deployment, env("SPIDERPOOL_WEBHOOK_PORT") + " {" + agent + ".ports[1].containerPort}", "6 6"},
-		{c + "webhookPort=6", "Service/spiderpool-controller", "{.spec.ports[0].port}", "6"},
-		{c + "webhookPort=6", webhook, "{.webhooks[0].clientConfig.service.port}", "6"},
+		{c + "tolerations[0].key=a", deployment, tolerances, `[{"key":"a"}]`},
+		{"global.ipamUNIXSocketHostPath=/run/sp/a.sock", daemonSet, installs, "install --from=/usr/bin/spiderpool --to=/host/opt/cni/bin --socket=/run/sp/a.sock"},
+		{"", daemonSet, "{" + install + ".securityContext}", `{"allowPrivilegeEscalation":false,"capabilities":{"add":["DAC_OVERRIDE"],"drop":["ALL"]},"readOnlyRootFilesystem":true,"seLinuxOptions":{"level":"s0","type":"spc_t"},"seccompProfile":{"type":"RuntimeDefault"}}`},
+		{"spiderpoolAgent.multusClusterNetwork=kube-system/macvlan", daemonSet, env("MULTUS_CLUSTER_NETWORK"), "kube-system/macvlan"},
+
+		{monitors + "interval=30s," + monitors + "labels.release=p," + monitors + "annotations.a=b", monitor, "{.spec.endpoints[*].interval} {.metadata.labels.release} {.metadata.annotations.a}", "30s p b"},
+		{controllerMetrics, "Service/spiderpool-controller", "{.spec.ports[*].port}", "5722 5721"},
+		{controllerMetrics, deployment, env("SPIDERPOOL_ENABLED_DEBUG_METRIC"), "false"},
+		{c + "prometheus.enabledDebugMetric=true", deployment, env("SPIDERPOOL_ENABLED_DEBUG_METRIC"), "true"},
+
+		{"ipam.enableIPv6=false,ipam.enableStatefulSet=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: false\nenableStatefulSet: false\nenableValidatingResourcesDeletedWebhook: false\n"},
+		{"feature.enableIPv4=false,ipam.enableIPv4=true", confYML, "{.enableIPv4}", "true"},
+		{"ipam.enableStatefulSet=null", confYML, "{.enableStatefulSet}", "true"},
+		{"ipam.enableKubevirtStaticIP=false,ipam.enableIPConflictDetection=true,ipam.enableGatewayDetection=true", confYML, "{.enableKubevirtStaticIP} {.enableIPConflictDetection} {.enableGatewayDetection}", "false true true"},
+		{"ipam.fixedAddressKinds=null", confYML, "{.fixedAddressKinds}", ""},
+		{"ipam.spiderSubnet.autoPool.enable=false,ipam.spiderSubnet.autoPool.defaultRedundantIPNumber=0", confYML, "{.enableSpiderSubnet} {.enableAutoPoolForApplication} {.clusterSubnetDefaultFlexibleIPNumber}", " false 0"},
+		{"ipam.spiderSubnet.enable=false", confYML, "{.enableSpiderSubnet}", "false"},
 		{"", webhook, "{.webhooks[*].name}", "spidersubnet.spiderpool.spidernet.io spiderippool.spiderpool.spidernet.io spiderreservedip.spiderpool.spidernet.io"},
 		{c + "enableValidatingResourcesDeletedWebhook=true", webhook, "{.webhooks[3].name}", "deletion.spidersubnet.spiderpool.spidernet.io"},
-		{c + "enableValidatingResourcesDeletedWebhook=true", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: true\n"},
-		{"ipam.spiderSubnet.autoPool.enable=false,ipam.spiderSubnet.autoPool.defaultRedundantIPNumber=0", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\nenableAutoPoolForApplication: false\nclusterSubnetDefaultFlexibleIPNumber: 0\n"},
-		{"ipam.spiderSubnet.enable=false", configMap, conf, "ipamUnixSocketPath: /var/run/spidernet/spiderpool.sock\nenableIPv4: true\nenableIPv6: true\nenableStatefulSet: true\nenableValidatingResourcesDeletedWebhook: false\nenableSpiderSubnet: false\n"},
-		{metrics, deployment, env("SPIDERPOOL_ENABLED_METRIC") + " " + env("SPIDERPOOL_METRIC_HTTP_PORT") + " " + env("SPIDERPOOL_ENABLED_DEBUG_METRIC") + " {" + agent + ".ports[2].containerPort}", "true 5721 false 5721"},
-		{metrics + "," + c + "prometheus.port=6," + c + "prometheus.enabledDebugMetric=true", deployment, env("SPIDERPOOL_METRIC_HTTP_PORT") + " " + env("SPIDERPOOL_ENABLED_DEBUG_METRIC"), "6 true"},
-		{metrics, "Service/spiderpool-controller", "{.spec.ports[*].port}", "5722 5721"},
-		{metrics + "," + c + "prometheus.serviceMonitor.install=true", "ServiceMonitor/spiderpool-controller", "{.spec.endpoints[*].port}", "metrics"},
-		{c + "debug.logLevel=debug", deployment, env("SPIDERPOOL_LOG_LEVEL"), "debug"},
-		{c + "debug.gopsPort=0", deployment, env("SPIDERPOOL_GOPS_LISTEN_PORT"), "0"},
+		{c + "enableValidatingResourcesDeletedWebhook=true", confYML, "{.enableValidatingResourcesDeletedWebhook}", "true"},
 
-		{"", deployment, env("SPIDERPOOL_TLS_METHOD") + " " + env("SPIDERPOOL_TLS_SECRET_NAME") + " " + env("SPIDERPOOL_TLS_CA_DAYS") + " " + env("SPIDERPOOL_TLS_CERT_DAYS"), "auto " + secret + " 3650 365"},
-		{"", deployment, env("SPIDERPOOL_CLUSTER_DNS_DOMAIN") + env("SPIDERPOOL_TLS_EXTRA_DNS_NAMES"), "cluster.local"},
-		{"global.clusterDnsDomain=k," + c + "tls.auto.extraDnsNames={a,b}", deployment, env("SPIDERPOOL_CLUSTER_DNS_DOMAIN") + " " + env("SPIDERPOOL_TLS_EXTRA_DNS_NAMES"), "k a,b"},
-		{c + "tls.auto.caExpiration=9," + c + "tls.auto.certExpiration=3", deployment, env("SPIDERPOOL_TLS_CA_DAYS") + " " + env("SPIDERPOOL_TLS_CERT_DAYS"), "9 3"},
-		{c + "name=x", "Deployment/x", env("SPIDERPOOL_CONTROLLER_DEPLOYMENT_NAME"), "x"},
-		{c + "tls.method=provided", deployment, env("SPIDERPOOL_TLS_METHOD"), "auto"},
-		{c + "tls.secretName=x", deployment, env("SPIDERPOOL_TLS_SECRET_NAME"), "x"},
-		{given, deployment, env("SPIDERPOOL_TLS_METHOD") + " {" + agent + ".args[2:4]} {.spec.template.spec.volumes[?(@.name==\"tls\")].secret.secretName}", "provided --tls-server-cert=/etc/tls/tls.crt --tls-server-key=/etc/tls/tls.key " + secret},
+		{"", deployment, collection, "true 600 false"},
+		{"feature.gc.dryRun=true", deployment, collection, "true 600 true"},
+		{"ipam.gc.enabled=false,ipam.gc.dryRun=true,ipam.gc.gcAll.intervalInSecond=9", deployment, collection, "false 9 true"},
+		{"ipam.gc.enabled=null,ipam.gc.gcAll=null,ipam.gc.statelessPod=null,feature.gc.enabled=false", deployment, collection, "false 600 false"},
+		{"clusterDefaultPool.ipv4Gateway=172.20.0.1," + v4, deployment, env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_GATEWAY"), "172.20.0.1"},
+		{"clusterDefaultPool.ipv6SubnetName=y," + v6, deployment, env("SPIDERPOOL_INIT_DEFAULT_IPV6_SUBNET_NAME"), "y"},
+
+		{"", deployment, env("SPIDERPOOL_TLS_CA_DAYS") + " " + env("SPIDERPOOL_TLS_CERT_DAYS") + env("SPIDERPOOL_TLS_EXTRA_DNS_NAMES"), "3650 365"},
+		{c + "tls.auto.caExpiration=9," + c + "tls.auto.certExpiration=3," + c + "tls.auto.extraDnsNames={a,b}", deployment, env("SPIDERPOOL_TLS_CA_DAYS") + " " + env("SPIDERPOOL_TLS_CERT_DAYS") + " " + env("SPIDERPOOL_TLS_EXTRA_DNS_NAMES"), "9 3 a,b"},
 		{given, "Secret/" + secret, "{.data} {.type}", `{"ca.crt":"Yw==","tls.crt":"YQ==","tls.key":"Yg=="} kubernetes.io/tls`},
-		{given, webhook, "{.webhooks[0].clientConfig.caBundle}", "Yw=="},
 		{"", webhook, "{.webhooks[0].clientConfig.caBundle}", ""},
-		{manager, deployment, env("SPIDERPOOL_TLS_METHOD"), "certmanager"},
-		{manager, webhook, `{.metadata.annotations.cert-manager\.io/inject-ca-from}`, "net/spiderpool-controller"},
-		{manager, "Certificate/spiderpool-controller", "{.spec.secretName} {.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[0]}", secret + " 8760h spiderpool-controller spiderpool-controller.net.svc"},
+		// A key with nothing behind it is null.
+		{c + "podAnnotations=null,spiderpoolAgent.podAnnotations=null," + manager + "," + c + "tls.certmanager.extraDnsNames=null", certificate, "{.spec.dnsNames[-1:]}", "spiderpool-controller"},
+		{manager, certificate, "{.spec.dnsNames[0]}", "spiderpool-controller.net.svc"},
 		{manager + "," + c + "name=x," + c + "tls.secretName=why,global.clusterDnsDomain=k", "Certificate/x", "{.spec.secretName} {.spec.issuerRef.name} {.spec.dnsNames}", `why x ["x.net.svc","x.net.svc.k","x.net","x"]`},
 		// The Certificate fills the very Secret that the Deployment mounts.
 		{manager + "," + c + "name=x", "Certificate/x", "{.spec.secretName}", secret},
 		{manager + "," + c + "name=x", "Deployment/x", `{.spec.template.spec.volumes[?(@.name=="tls")].secret.secretName}`, secret},
 		{manager + "," + c + "name=x," + c + "tls.secretName=kube-system-spiderpool-controller", "Certificate/x", "{.spec.secretName}", "kube-system-spiderpool-controller"},
 		{manager + "," + c + "name=x", "Certificate/x-ca", "{.spec.secretName} {.spec.issuerRef.name}", "x-ca x-self-signed"},
-		{manager, "Issuer/spiderpool-controller", "{.spec.ca.secretName}", "spiderpool-controller-ca"},
 		{manager, "Certificate/spiderpool-controller-ca", "{.spec.privateKey.rotationPolicy} {.spec.issuerRef.name}", "Never spiderpool-controller-self-signed"},
 		{c + "tls.secretName=why", "Role/spiderpool-controller", "{.rules[0].resourceNames} {.rules[4].resourceNames}", `["why"] ["spiderpool-controller"]`},
-		{manager + "," + c + "tls.certmanager.certValidityDuration=2," + c + "tls.certmanager.issuerName=i," + c + "tls.certmanager.extraDnsNames={a}," + c + "tls.certmanager.extraIPAddresses={10.0.0.1}",
-			"Certificate/spiderpool-controller", "{.spec.duration} {.spec.issuerRef.name} {.spec.dnsNames[4]} {.spec.ipAddresses}", `48h i a ["10.0.0.1"]`},
-
-		{"", deployment, collection, "true true true 0 true 0 600 false"},
-		{"feature.gc.enabled=false,feature.gc.dryRun=true", deployment, collection, "false true true 0 true 0 600 true"},
-		{"feature.gc.GcDeletingTimeOutPod.enabled=false,feature.gc.GcDeletingTimeOutPod.delay=1000000", deployment, collection, "true false false 1000000 true 0 600 false"},
-		{"feature.gc.GcEvictedPodPod.enabled=false,feature.gc.GcEvictedPodPod.delay=7", deployment, collection, "true true true 0 false 7 600 false"},
-		{"ipam.gc.enabled=false,ipam.gc.dryRun=true,ipam.gc.gcAll.intervalInSecond=9", deployment, collection, "false true true 0 true 0 9 true"},
-		{"ipam.gc.statelessPod.zombieOnReadyNode=false", deployment, collection, "true false true 0 true 0 600 false"},
-		{"feature.gc.GcDeletingTimeOutPod.enabled=false,ipam.gc.statelessPod.zombieOnReadyNode=true", deployment, collection, "true true false 0 true 0 600 false"},
-		{"feature.gc.GcDeletingTimeOutPod.delay=5,ipam.gc.gcDeletingTimeOutPodDelay=0", deployment, collection, "true true true 0 true 0 600 false"},
-		{"ipam.gc.enabled=null,ipam.gc.gcAll=null,ipam.gc.statelessPod=null,feature.gc.enabled=false", deployment, collection, "false true true 0 true 0 600 false"},
-
-		{"", deployment, env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME") + env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_NAME"), ""},
-		{"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200},clusterDefaultPool.ipv4Gateway=172.20.0.1", deployment,
-			env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_NAME") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_SUBNET") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_IPRANGES") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV4_IPPOOL_GATEWAY"),
-			`default-v4-ippool 172.20.0.0/16 ["172.20.0.10-172.20.0.200"] 172.20.0.1`},
-		{"clusterDefaultPool.installIPv6IPPool=true,clusterDefaultPool.ipv6Subnet=fd00::/112,clusterDefaultPool.ipv6IPPoolName=x,clusterDefaultPool.ipv6SubnetName=y", deployment,
-			env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_NAME") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV6_IPPOOL_SUBNET") + " " + env("SPIDERPOOL_INIT_DEFAULT_IPV6_SUBNET_NAME"), "x fd00::/112 y"},
 	} {
-		t.Run(tt.set+" "+tt.path, func(t *testing.T) {
-			got, err := template(t, "--set="+tt.set)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tt.want, got.at(t, tt.object, tt.path)); diff != "" {
-				t.Errorf("%s %s (-want +got):\n%s", tt.object, tt.path, diff)
-			}
+		t.Run(c.set+" "+c.path, func(t *testing.T) {
+			t.Parallel()
+			c.judge(t)
 		})
 	}
 }
@@ -434,6 +324,10 @@ func TestWhatIsRendered(t *testing.T) {
 	}, crds...)
 	const account, quota = "ServiceAccount/spiderpool-agent", "ResourceQuota/spiderpool-agent"
 	const metrics, monitor = "Service/spiderpool-agent", "ServiceMonitor/spiderpool-agent"
+	full, err := template(t, "--set="+everything)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args string
 		more []string
@@ -446,7 +340,8 @@ func TestWhatIsRendered(t *testing.T) {
 		{"--set=spiderpoolAgent.prometheus.enabled=true", []string{account, quota, metrics}},
 		{"--set=spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{account, quota}},
 		{"--set=spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true", []string{account, quota, metrics, monitor}},
-		{"--values=testdata/existing.yaml", []string{account, quota}},
+		{"--values=" + firstValues, []string{account, quota}},
+		{"--values=" + firstValues + " --values=testdata/newer.yaml", []string{account, quota}},
 		// As existing manuals install.
 		{"--set=spiderpoolController.tls.method=provided,spiderpoolController.tls.provided.tlsCert=YQ==,spiderpoolController.tls.provided.tlsKey=YQ==,spiderpoolController.tls.provided.tlsCa=YQ==,feature.enableIPv4=true,feature.enableIPv6=true," +
 			"clusterDefaultPool.installIPv4IPPool=true,clusterDefaultPool.installIPv6IPPool=true,clusterDefaultPool.ipv4Subnet=172.20.0.0/16,clusterDefaultPool.ipv4IPRanges={172.20.0.10-172.20.0.200}," +
@@ -461,6 +356,11 @@ func TestWhatIsRendered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for _, name := range tt.more {
+				if full[name] == nil && name != "Secret/"+secret {
+					t.Errorf("everything does not render %s", name)
+				}
+			}
 			want := slices.Sorted(slices.Values(append(slices.Clone(always), tt.more...)))
 			if diff := cmp.Diff(want, got.names()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -469,31 +369,16 @@ func TestWhatIsRendered(t *testing.T) {
 	}
 }
 
-// TestCommonMetadata: the common labels and annotations are on every object, and in no selector.
-func TestCommonMetadata(t *testing.T) {
-	got, err := template(t, "--set=spiderpoolController.tls.method=certmanager,spiderpoolController.podDisruptionBudget.enabled=true,spiderpoolController.prometheus.enabled=true,spiderpoolController.prometheus.serviceMonitor.install=true,global.commonLabels.team=net,global.commonAnnotations.note=x,spiderpoolAgent.prometheus.enabled=true,spiderpoolAgent.prometheus.serviceMonitor.install=true,spiderpoolAgent.serviceAccount.annotations.note=own")
+// TestCRDsAreKept: with them would go every pool and address.
+func TestCRDsAreKept(t *testing.T) {
+	got, err := template(t)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for name, o := range got {
-		want := "x"
-		if name == "ServiceAccount/spiderpool-agent" {
-			want = "own"
-		}
-		if o.GetLabels()["team"] != "net" || o.GetAnnotations()["note"] != want {
-			t.Errorf("%s: labels %v, annotations %v", name, o.GetLabels(), o.GetAnnotations())
-		}
 	}
 	for _, name := range crds {
 		if keep := got[name].GetAnnotations()["helm.sh/resource-policy"]; keep != "keep" {
 			t.Errorf("%s: resource policy %q, want keep", name, keep)
 		}
-	}
-	if selector := got.at(t, daemonSet, "{.spec.selector.matchLabels}"); strings.Contains(selector, "team") {
-		t.Errorf("selector %s would change with the common labels", selector)
-	}
-	if labels := got.at(t, daemonSet, "{.spec.template.metadata.labels.team}"); labels != "net" {
-		t.Errorf("pods have team=%q", labels)
 	}
 }
 
@@ -534,10 +419,9 @@ func TestRefusedValues(t *testing.T) {
 		{"spiderpoolAgent.healthChecking.port=0", "/spiderpoolAgent/healthChecking/port"},
 		{"spiderpoolAgent.debug.gopsPort=65536", "/spiderpoolAgent/debug/gopsPort"},
 		{"spiderpoolAgent.prometheus.serviceMonitor.enabled=true", "enabled"},
+		{"spiderpoolAgent.prometheus.prometheusRule.label.a=b", "label"},
+		{"grafanaDashboard.enabled=true", "enabled"},
 		{"spiderpoolController.tls.provided.cert=a", "cert"},
-		{"spiderpoolController.tls.method=provided,spiderpoolController.tls.provided.tlsCa=YQ==", "only tlsCa is set"},
-		{"clusterDefaultPool.installIPv6IPPool=true", "clusterDefaultPool.ipv6Subnet is empty"},
-		{"spiderpoolController.tls.method=self", "/spiderpoolController/tls/method"},
 		{"multus.enabled=true", "multus"},
 		{"ipam.fixedAddressKinds[0].kind=A", "apiVersion"},
 		{"ipam.fixedAddressKinds[0].apiVersion=a.example/v1", "kind"},
@@ -547,10 +431,39 @@ func TestRefusedValues(t *testing.T) {
 		{"ipam.fixedAddressKinds[0].apiVersion=kubevirt.io/v1,ipam.fixedAddressKinds[0].kind=VirtualMachine", "/ipam/fixedAddressKinds/0/apiVersion"},
 		{"ipam.fixedAddressKinds[0].apiVersion=a.example/v1,ipam.fixedAddressKinds[0].kind=A,ipam.fixedAddressKinds[0].resource=*", "/ipam/fixedAddressKinds/0/resource"},
 		{"ipam.fixedAddressKinds[0].apiVersion=a.example/v1,ipam.fixedAddressKinds[0].kind=A,ipam.fixedAddressKinds[0].plural=as", "plural"},
-		{"feature.networkMode=sdn", "/feature/networkMode"},
-		{"spiderpoolAgent.debug.logLevel=loud", "/spiderpoolAgent/debug/logLevel"},
+		{"spiderpoolAgent.image.digest=sha256:ab", "at '/spiderpoolAgent/image/digest': 'sha256:ab' does not match pattern '^(sha256:[0-9a-f]{64})?$'"},
+		{"spiderpoolAgent.image.tag=a b", "at '/spiderpoolAgent/image/tag': 'a b' does not match pattern"},
+		{"spiderpoolAgent.image.repository=https://r/a", "at '/spiderpoolAgent/image/repository'"},
+		{"spiderpoolAgent.image.pullPolicy=Sometimes", "value must be one of 'Always', 'IfNotPresent', 'Never'"},
+		{"spiderpoolAgent.image.imagePullSecrets={reg}", "at '/spiderpoolAgent/image/imagePullSecrets/0': got string, want object"},
+		{"spiderpoolController.webhookPort=65536", "at '/spiderpoolController/webhookPort': maximum: got 65,536, want 65,535"},
+		{"spiderpoolController.httpPort=0", "at '/spiderpoolController/httpPort': minimum: got 0, want 1"},
+		{"spiderpoolController.name=Controller", "at '/spiderpoolController/name': 'Controller' does not match pattern"},
+		{"global.configName=-a", "at '/global/configName': '-a' does not match pattern"},
+		{"global.ipamBinHostPath=opt/cni/bin", "at '/global/ipamBinHostPath': 'opt/cni/bin' does not match pattern"},
+		{"global.ipamBinHostPath=/opt/../etc", "at '/global/ipamBinHostPath'"},
+		{"global.cniBinHostPath=/opt/cni bin", "at '/global/cniBinHostPath'"},
+		{"global.commonLabels.a=b c", "at '/global/commonLabels/a': 'b c' does not match pattern"},
+		{"global.commonLabels.-a=b", "at '/global/commonLabels': additional properties '-a' not allowed"},
+		{"global.commonLabels.a=1", "at '/global/commonLabels/a': got number, want"},
+		{"spiderpoolAgent.resources.limits.memory=1GB", "at '/spiderpoolAgent/resources/limits/memory': '1GB' does not match pattern"},
+		{"spiderpoolAgent.resources.limit.cpu=1", "'limit' not allowed"},
+		{"spiderpoolAgent.affinity.nodeAfinity.a=b", "'nodeAfinity' not allowed"},
+		{"spiderpoolAgent.tolerations[0].effect=NoRun", "at '/spiderpoolAgent/tolerations/0/effect': value must be one of"},
+		{"spiderpoolAgent.extraEnv[0].name=A,spiderpoolAgent.extraEnv[0].value=1", "at '/spiderpoolAgent/extraEnv/0/value': got number, want string"},
+		{"spiderpoolAgent.extraArgs={1}", "at '/spiderpoolAgent/extraArgs/0': got number, want string"},
+		{"spiderpoolAgent.extraVolumes[0].hostPath.path=/v", "at '/spiderpoolAgent/extraVolumes/0': missing property 'name'"},
+		{"spiderpoolAgent.extraVolumeMounts[0].name=v", "at '/spiderpoolAgent/extraVolumeMounts/0': missing property 'mountPath'"},
+		{"spiderpoolAgent.multusClusterNetwork=a/b/c", "at '/spiderpoolAgent/multusClusterNetwork'"},
+		{"spiderpoolAgent.prometheus.serviceMonitor.interval=often", "at '/spiderpoolAgent/prometheus/serviceMonitor/interval': 'often' does not match pattern"},
+		{"spiderpoolController.podDisruptionBudget.minAvailable=110%", "at '/spiderpoolController/podDisruptionBudget/minAvailable'"},
+		{"spiderpoolController.tls.provided.tlsCa=-----BEGIN", "at '/spiderpoolController/tls/provided/tlsCa': '-----BEGIN' does not match pattern"},
+		{"clusterDefaultPool.ipv4Subnet=fd00::/64", "at '/clusterDefaultPool/ipv4Subnet': 'fd00::/64' does not match pattern"},
+		{"clusterDefaultPool.ipv6IPRanges={fd00::/64}", "at '/clusterDefaultPool/ipv6IPRanges/0': 'fd00::/64' does not match pattern"},
+		{"clusterDefaultPool.ipv4IPRanges=10.0.0.1-10.0.0.9", "at '/clusterDefaultPool/ipv4IPRanges': got string, want array"},
 	} {
 		t.Run(tt.set, func(t *testing.T) {
+			t.Parallel()
 			if _, err := template(t, "--set="+tt.set); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one that names %s", err, tt.want)
 			}
@@ -558,20 +471,151 @@ func TestRefusedValues(t *testing.T) {
 	}
 }
 
+// TestMalformedValues spoils every value: each is named in the refusal.
+func TestMalformedValues(t *testing.T) {
+	ways := map[string]func(any) any{
+		"another type": func(value any) any {
+			if _, flag := value.(bool); flag {
+				return "maybe"
+			}
+			return true
+		},
+		"another form": func(value any) any {
+			switch value.(type) {
+			case float64:
+				return -1
+			case string:
+				return " \x01"
+			case []any:
+				return []any{7}
+			case map[string]any:
+				return map[string]any{" ": "a"}
+			}
+			return nil
+		},
+		"too much": func(value any) any {
+			if _, number := value.(float64); number {
+				return 1 << 40
+			}
+			return nil
+		},
+	}
+	for _, file := range []string{"spiderpool/values.yaml", firstValues, "testdata/newer.yaml"} {
+		values := valuesOf(t, file)
+		delete(values, "spiderpoolInit")
+		for way, spoil := range ways {
+			t.Run(filepath.Base(file)+" "+way, func(t *testing.T) {
+				t.Parallel()
+				spoiled, paths := spoiled(values, "", spoil)
+				data, err := yaml.Marshal(spoiled)
+				if err != nil {
+					t.Fatal(err)
+				}
+				bad := filepath.Join(t.TempDir(), "values.yaml")
+				if err := os.WriteFile(bad, data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				_, err = template(t, "--values="+bad)
+				for _, path := range paths {
+					if err == nil || !regexp.MustCompile("at '"+path+"['/]").MatchString(err.Error()) {
+						t.Errorf("the refusal does not name %s: %v", path, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// spoiled are the values with each that has none below it spoiled, where that gives one, and their paths.
+func spoiled(values map[string]any, at string, spoil func(any) any) (out map[string]any, paths []string) {
+	out = map[string]any{}
+	for key, value := range values {
+		path := at + "/" + strings.ReplaceAll(key, "/", "~1") // RFC 6901
+		section, _ := value.(map[string]any)
+		switch bad := spoil(value); {
+		case len(section) > 0:
+			below, more := spoiled(section, path, spoil)
+			out[key], paths = below, append(paths, more...)
+		case bad != nil && (key != "securityContext" || bad == true): // what is in that one the API server judges
+			out[key], paths = bad, append(paths, path)
+		}
+	}
+	return out, paths
+}
+
+// TestSchemaIsTight: of every text, number, list and object the schema says what is allowed, or why it does not.
+func TestSchemaIsTight(t *testing.T) {
+	data, err := os.ReadFile("spiderpool/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema map[string]any
+	if err := json.Unmarshal(data, &schema); err != nil {
+		t.Fatal(err)
+	}
+	judgeSchema(t, "", schema)
+}
+
+func judgeSchema(t *testing.T, path string, node any) {
+	t.Helper()
+	schema, _ := node.(map[string]any)
+	bounds := map[string][]string{
+		"string": {"pattern"}, "integer": {"minimum", "maximum"}, "number": {"minimum", "maximum"}, "array": {"items"}, "object": {"additionalProperties"},
+	}
+	if _, explained := schema["$comment"]; !explained {
+		for kind, wanted := range bounds {
+			for _, bound := range wanted {
+				if strings.Contains(fmt.Sprint(schema["type"]), kind) && schema[bound] == nil {
+					t.Errorf("%s: a %s without %s", path, kind, bound)
+				}
+			}
+		}
+	}
+	for key, below := range schema {
+		judgeSchema(t, path+"/"+key, below)
+	}
+}
+
 // nulled are the paths of the chart's values, as "/a/b", that null would take out of what the templates read, by their depth;
-// and what may be null: texts, lists and maps that are empty, and those that are copied as they are.
-func nulled(path string, values map[string]any, needed map[int][]string, free *[]string) {
-	copied := []string{"/ipam", "/nodeSelector", "/tolerations", "/resources"}
+// and what may be null: texts, lists and maps that are empty, maps that are copied as they are, and what came later than the
+// rest, for an upgrade with --reuse-values has not got it.
+func nulled(path string, values, first map[string]any, needed map[int][]string, free *[]string) {
 	for key, value := range values {
 		at := path + "/" + key
 		section, _ := value.(map[string]any)
-		if slices.ContainsFunc(copied, func(s string) bool { return strings.HasSuffix(at, s) }) || slices.Contains([]string{"", "[]", "map[]"}, fmt.Sprint(value)) {
+		_, old := first[key]
+		if !old || key == "resources" || slices.Contains([]string{"", "[]", "map[]"}, fmt.Sprint(value)) {
 			*free = append(*free, at)
 			continue
 		}
 		needed[strings.Count(at, "/")] = append(needed[strings.Count(at, "/")], at)
-		nulled(at, section, needed, free)
+		below, _ := first[key].(map[string]any)
+		nulled(at, section, below, needed, free)
 	}
+}
+
+// valuesOf reads a file of values.
+func valuesOf(t *testing.T, file string) map[string]any {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]any{}
+	if err := yaml.UnmarshalStrict(data, &values); err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// valueAt is what is at a path with dots; nil if nothing is there.
+func valueAt(values map[string]any, path string) any {
+	key, rest, below := strings.Cut(path, ".")
+	if !below {
+		return values[key]
+	}
+	section, _ := values[key].(map[string]any)
+	return valueAt(section, rest)
 }
 
 // setNull are the arguments that set values to null.
@@ -585,15 +629,8 @@ func setNull(paths []string) (args []string) {
 // TestNull: null, which is also what a key without anything below it means, takes a default away. A value that is needed is
 // named in the refusal; one that is not is left out of what is rendered.
 func TestNull(t *testing.T) {
-	file, err := os.ReadFile("spiderpool/values.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	values, needed, free := map[string]any{}, map[int][]string{}, []string{}
-	if err := yaml.Unmarshal(file, &values); err != nil {
-		t.Fatal(err)
-	}
-	nulled("", values, needed, &free)
+	needed, free := map[int][]string{}, []string{}
+	nulled("", valuesOf(t, "spiderpool/values.yaml"), valuesOf(t, firstValues), needed, &free)
 	for depth, paths := range needed {
 		t.Run(fmt.Sprint("depth ", depth), func(t *testing.T) {
 			_, err := template(t, setNull(paths)...)
@@ -646,7 +683,6 @@ func TestNotes(t *testing.T) {
 		{"spiderpoolController.cliPort=1,spiderpoolController.cleanup.enable=true,spiderpoolController.prometheus.prometheusRule.install=true", []string{idle,
 			"  spiderpoolController.cleanup: pools stay when this chart is removed: delete them before, see docs/controller.md",
 			"  spiderpoolController.cliPort: spiderpoolctl asks the Kubernetes API",
-			"  spiderpoolController.prometheus.prometheusRule: no alerts are brought yet",
 		}},
 		{"spiderpoolInit.debug=true,feature.gc.enabled=true", []string{idle, "  spiderpoolInit: the controller makes the default pools"}},
 		{"ipam.gc.enabled=true,ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs=true,ipam.enableCleanOutdatedEndpoint=true", []string{
@@ -654,12 +690,11 @@ func TestNotes(t *testing.T) {
 			"  ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs: a pod that runs keeps its addresses, whatever its status says",
 		}},
 		{"global.clusterDnsDomain=x,spiderpoolAgent.prometheus.prometheusRule.install=true,spiderpoolAgent.prometheus.enabledDebugMetric=true", []string{
-			idle, "  spiderpoolAgent.prometheus.enabledDebugMetric: there are no metrics of single pools yet",
-			"  spiderpoolAgent.prometheus.prometheusRule: no alerts are brought yet",
+			idle, "  spiderpoolAgent.prometheus.enabledDebugMetric: the controller tells the numbers of single pools",
 		}},
 	} {
 		t.Run(tt.set, func(t *testing.T) {
-			_, rest, _ := strings.Cut(notes(t, tt.set), "takes their finalizers away.")
+			_, rest, _ := strings.Cut(notesOf(t, tt.set), "takes their finalizers away.")
 			got := strings.FieldsFunc(rest, func(r rune) bool { return r == '\n' })
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -668,8 +703,8 @@ func TestNotes(t *testing.T) {
 	}
 }
 
-// notes is what helm says at the end of an installation.
-func notes(t *testing.T, set string) string {
+// notesOf is what helm says at the end of an installation.
+func notesOf(t *testing.T, set string) string {
 	t.Helper()
 	out, err := helm(t, "install", "sp", "spiderpool", "--dry-run=client", "--set="+set)
 	if err != nil {
@@ -771,8 +806,48 @@ func TestFixedAddressKinds(t *testing.T) {
 	}
 }
 
+// TestNamesAreTexts: names that YAML would take for numbers, truth values or nothing.
+func TestNamesAreTexts(t *testing.T) {
+	const (
+		agent, controller = "spiderpoolAgent.", "spiderpoolController."
+		names             = agent + "name=null," + controller + "name=true,global.nameOverride=1,global.configName=1.5," + controller + "tls.secretName=1e3," +
+			agent + "priorityClassName=0x1," + agent + "image.registry=," + agent + "image.repository=1," + agent + "image.tag=2"
+	)
+	for _, set := range []string{given, manager + "," + controller + "podDisruptionBudget.enabled=true," + agent + "prometheus.enabled=true," + agent + "prometheus.serviceMonitor.install=true"} {
+		out, err := helm(t, "template", "1", "spiderpool", "--namespace=2", "--set-string="+names, "--set="+set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := parse(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if set == given {
+			continue
+		}
+		for path, want := range map[string]string{"{.metadata.namespace}": "2", "{.spec.issuerRef.name}": "true", "{.spec.secretName}": "1e3", "{.spec.dnsNames}": `["true.2.svc","true.2.svc.cluster.local","true.2","true"]`} {
+			if text := got.at(t, "Certificate/true", path); text != want {
+				t.Errorf("%s of the Certificate: %q, want %q", path, text, want)
+			}
+		}
+	}
+}
+
+// TestVersions: vendors have suffixes of their own.
+func TestVersions(t *testing.T) {
+	for version, want := range map[string]bool{
+		"v1.31.9": false, "v1.31.9-eks-abc": false, "v1.32.0": true, "v1.34.1-eks-abc": true, "v1.33.4-gke.1172000": true, "v1.32.3+k3s1": true, "v1.35.0-rc.1": true,
+	} {
+		if _, err := template(t, "--kube-version="+version); (err == nil) != want {
+			t.Errorf("%s: %v, want it taken: %v", version, err, want)
+		}
+	}
+}
+
 func TestLint(t *testing.T) {
-	if out, err := helm(t, "lint", "--strict", "spiderpool"); err != nil {
-		t.Errorf("%v\n%s", err, out)
+	for _, set := range []string{"", given, everything} {
+		if out, err := helm(t, "lint", "--strict", "spiderpool", "--set="+set); err != nil || strings.Contains(out, "[WARNING]") {
+			t.Errorf("%q: %v\n%s", set, err, out)
+		}
 	}
 }

@@ -3,42 +3,77 @@
 {{- default .Chart.Name .Values.global.nameOverride -}}
 {{- end -}}
 
-{{- /* Labels of every object. */ -}}
+{{- /* Labels of an object: those by which it is found win over its own, and its own over the common ones. Call:
+       (list $ component own), "" for what belongs to no component */ -}}
+{{- define "spiderpool.labelsOf" -}}
+{{- $root := index . 0 -}}
+{{- $labels := dict
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_")
+  "app.kubernetes.io/name" (include "spiderpool.name" $root)
+  "app.kubernetes.io/instance" $root.Release.Name
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- with index . 1 }}{{ $_ := set $labels "app.kubernetes.io/component" . }}{{ end -}}
+{{- merge $labels (default dict (index . 2)) (default dict $root.Values.global.commonLabels) | toYaml -}}
+{{- end -}}
+
+{{- /* Labels of the objects that belong to no component. */ -}}
 {{- define "spiderpool.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-app.kubernetes.io/name: {{ include "spiderpool.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.global.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- include "spiderpool.labelsOf" (list . "" dict) -}}
 {{- end -}}
 
 {{- /* Labels by which the agent's pods are selected; they never change. */ -}}
 {{- define "spiderpool.agent.selector" -}}
-app.kubernetes.io/name: {{ include "spiderpool.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: {{ .Values.spiderpoolAgent.name }}
+app.kubernetes.io/name: {{ include "spiderpool.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: {{ .Values.spiderpoolAgent.name | quote }}
 {{- end -}}
 
 {{- /* Labels of the agent's objects. */ -}}
 {{- define "spiderpool.agent.labels" -}}
-{{ include "spiderpool.labels" . }}
-app.kubernetes.io/component: {{ .Values.spiderpoolAgent.name }}
+{{- include "spiderpool.labelsOf" (list . .Values.spiderpoolAgent.name dict) -}}
 {{- end -}}
 
 {{- /* Labels by which the controller's pods are selected; they never change. */ -}}
 {{- define "spiderpool.controller.selector" -}}
-app.kubernetes.io/name: {{ include "spiderpool.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: {{ .Values.spiderpoolController.name }}
+app.kubernetes.io/name: {{ include "spiderpool.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: {{ .Values.spiderpoolController.name | quote }}
 {{- end -}}
 
 {{- /* Labels of the controller's objects. */ -}}
 {{- define "spiderpool.controller.labels" -}}
-{{ include "spiderpool.labels" . }}
-app.kubernetes.io/component: {{ .Values.spiderpoolController.name }}
+{{- include "spiderpool.labelsOf" (list . .Values.spiderpoolController.name dict) -}}
+{{- end -}}
+
+{{- /* The ServiceMonitor of a component, if it is wanted. Call: (list $ "agent" values) */ -}}
+{{- define "spiderpool.serviceMonitor" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 2 -}}
+{{- $monitor := $component.prometheus.serviceMonitor -}}
+{{- if and $component.prometheus.enabled $monitor.install }}
+---
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  name: {{ $component.name | quote }}
+  namespace: {{ $root.Release.Namespace | quote }}
+  labels:
+    {{- include "spiderpool.labelsOf" (list $root $component.name $monitor.labels) | nindent 4 }}
+  {{- include "spiderpool.annotations" (list $root $monitor.annotations) | nindent 2 }}
+spec:
+  namespaceSelector:
+    matchNames: [{{ $root.Release.Namespace | quote }}]
+  selector:
+    matchLabels:
+      {{- include (printf "spiderpool.%s.selector" (index . 1)) $root | nindent 6 }}
+  endpoints:
+    - port: metrics
+      path: /metrics
+      {{- with $monitor.interval }}
+      interval: {{ . }}
+      {{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "spiderpool.controller.healthPort" -}}
@@ -79,9 +114,9 @@ auto
 - name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_SUBNET
   value: {{ $subnet | quote }}
 - name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_IPRANGES
-  value: {{ index $values (printf "%sIPRanges" $key) | toJson | quote }}
+  value: {{ default list (index $values (printf "%sIPRanges" $key)) | toJson | quote }}
 - name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_IPPOOL_GATEWAY
-  value: {{ index $values (printf "%sGateway" $key) | quote }}
+  value: {{ default "" (index $values (printf "%sGateway" $key)) | quote }}
 {{- with index $values (printf "%sSubnetName" $key) }}
 - name: SPIDERPOOL_INIT_DEFAULT_{{ upper $family }}_SUBNET_NAME
   value: {{ . | quote }}
@@ -97,7 +132,7 @@ auto
 {{- $pods := default dict $ipam.statelessPod -}}
 {{- range $name, $values := dict
   "IP_ENABLED" (list $ipam.enabled $gc.enabled)
-  "DRY_RUN" (list $ipam.dryRun $gc.dryRun)
+  "DRY_RUN" (list $ipam.dryRun (default false $gc.dryRun))
   "STATELESS_TERMINATING_POD_ON_READY_NODE_ENABLED" (list $pods.zombieOnReadyNode $gc.GcDeletingTimeOutPod.enabled)
   "STATELESS_TERMINATING_POD_ON_NOT_READY_NODE_ENABLED" (list $pods.zombieOnNotReadyNode $gc.GcDeletingTimeOutPod.enabled)
   "ADDITIONAL_GRACE_DELAY" (list $ipam.gcDeletingTimeOutPodDelay $gc.GcDeletingTimeOutPod.delay)
@@ -186,11 +221,10 @@ capabilities:
 {{- range $path, $why := dict
   "ipam.enableCleanOutdatedEndpoint" "a SpiderEndpoint goes with its pod"
   "ipam.gc.statelessPod.enableGcRunningPodOnEmptyPodStatusIPs" "a pod that runs keeps its addresses, whatever its status says"
-  "spiderpoolAgent.prometheus.enabledDebugMetric" "there are no metrics of single pools yet"
-  "spiderpoolAgent.prometheus.prometheusRule" "no alerts are brought yet"
+  "spiderpoolAgent.prometheus.enabledDebugMetric" "the controller tells the numbers of single pools"
   "spiderpoolController.cleanup" "pools stay when this chart is removed: delete them before, see docs/controller.md"
   "spiderpoolController.cliPort" "spiderpoolctl asks the Kubernetes API"
-  "spiderpoolController.prometheus.prometheusRule" "no alerts are brought yet"
+  "spiderpoolController.tls.auto.extraIpAddresses" "the API server calls the webhooks by the name of their Service"
   "spiderpoolInit" "the controller makes the default pools" }}
 {{- $value := $.Values }}
 {{- range splitList "." $path }}
