@@ -78,7 +78,7 @@ func compare(pods []corev1.Pod, ledger map[string][]string, inside [][]string) A
 
 // inside returns the addresses that the pod's interfaces bear.
 func (c *Cluster) inside(p corev1.Pod) ([]string, error) {
-	sandbox, err := c.PodSandbox(p.Spec.NodeName, p.Namespace, p.Name)
+	sandbox, err := c.PodSandbox(p.Spec.NodeName, p.UID)
 	if err != nil {
 		return nil, err
 	}

@@ -9,10 +9,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -35,7 +37,7 @@ type Cluster struct {
 // ready. values are further --set arguments of the chart. If it fails, nothing
 // is left behind.
 func Start(ctx context.Context, c lab.Config, values ...string) (*Cluster, error) {
-	archives, err := images(ctx, c.Out)
+	archives, err := images()
 	if err != nil {
 		return nil, err
 	}
@@ -51,18 +53,19 @@ func Start(ctx context.Context, c lab.Config, values ...string) (*Cluster, error
 	return out, nil
 }
 
-// images makes the images of agent and controller and returns their archives.
-func images(ctx context.Context, out io.Writer) (archives []string, err error) {
-	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "image")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = root(), out, out
+// images makes the images of agent and controller for this machine, once, and returns their archives. Of several processes one
+// does so at a time.
+var images = sync.OnceValues(func() (archives []string, err error) {
+	cmd := exec.Command("flock", root(), "make", "--no-print-directory", "images", "ARCH="+runtime.GOARCH)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = root(), os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("make image: %w", err)
+		return nil, fmt.Errorf("make images: %w", err)
 	}
 	for _, program := range []string{"spiderpool-agent", "spiderpool-controller"} {
 		archives = append(archives, filepath.Join(root(), "_output", program+"-"+runtime.GOARCH+".tar"))
 	}
 	return archives, nil
-}
+})
 
 // root is the top of the source tree.
 func root() string {

@@ -78,7 +78,7 @@ func (s *scenario) follow(asker string, pods ...string) *followed {
 		if err := s.Get(s.Context(), client.ObjectKey{Namespace: s.namespace, Name: name}, p); err != nil {
 			s.Fatal(err)
 		}
-		sandbox, err := s.PodSandbox(p.Spec.NodeName, s.namespace, name)
+		sandbox, err := s.PodSandbox(p.Spec.NodeName, p.UID)
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -293,7 +293,7 @@ func TestNodesLost(t *testing.T) {
 		f.settled("dead", "shut", "web-0")
 		s.running(4)
 		s.newcomers("last")
-		s.refused("last", "IPAllocationFailed", "all IP addresses used out: 0 free of 5, 1 in quarantine")
+		s.refused("last", "IPAllocationWaiting", "all IP addresses used out: 0 free of 5, 1 in quarantine")
 		f.still("asker", "alive")
 		if err := s.StartKubelet(t.Context(), alive); err != nil {
 			t.Fatal(err)
@@ -318,7 +318,7 @@ func TestNodesDeleted(t *testing.T) {
 		s := alone(t, 3)
 		const alive, dead = "node2", "node3"
 		s.asking("asker", s.v4, "", at("node1"))
-		s.asking("living", s.v4, "", at(alive), lasting(20))
+		s.asking("living", s.v4, "", at(alive), lasting(10))
 		s.asking("dead", s.v4, "", at(dead))
 		s.running(3)
 		f := s.follow("asker", "living", "dead")

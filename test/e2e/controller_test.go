@@ -270,8 +270,9 @@ func (s *scenario) withoutController(n int) {
 	s.held(0)
 }
 
-// edits edits a pool again and again until stop is called, and counts what became of that.
+// edits edits a pool again and again until its end, and counts what became of that.
 type edits struct {
+	*scenario
 	mu                    sync.Mutex
 	done, refused, failed int
 	wrong                 []string
@@ -282,7 +283,7 @@ type edits struct {
 // editing begins to edit: good edits and such that must be refused, in turn.
 func (s *scenario) editing() *edits {
 	ctx, cancel := context.WithCancel(s.Context())
-	e := &edits{}
+	e := &edits{scenario: s}
 	var running sync.WaitGroup
 	e.stop = func() { cancel(); running.Wait() }
 	running.Go(func() {
@@ -301,6 +302,35 @@ func (s *scenario) editing() *edits {
 		}
 	})
 	return e
+}
+
+// end ends it when twenty of each were judged since it was called. No verdict may have been wrong.
+func (e *edits) end() {
+	e.Helper()
+	e.mu.Lock()
+	done, refused := e.done, e.refused
+	e.mu.Unlock()
+	e.eventually(func() string {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.done < done+20 || e.refused < refused+20 {
+			return fmt.Sprintf("%d edits were admitted and %d refused since it is to end", e.done-done, e.refused-refused)
+		}
+		return ""
+	})
+	e.stop()
+	e.Logf("%d edits were admitted, %d refused, %d not answered", e.done, e.refused, e.failed)
+	if len(e.wrong) > 0 {
+		e.Errorf("the verdict was wrong for %v", e.wrong)
+	}
+}
+
+// allAnswered ends it, and all edits must have been answered.
+func (e *edits) allAnswered() {
+	e.Helper()
+	if e.end(); e.failed > 0 {
+		e.Errorf("%d edits were not answered", e.failed)
+	}
 }
 
 func (e *edits) note(bad bool, err error, ctx context.Context) {
@@ -331,11 +361,7 @@ func TestControllerRolled(t *testing.T) {
 	if text, err := s.Kubectl(t.Context(), "-n", "kube-system", "rollout", "status", "deployment/spiderpool-controller", "--timeout=3m"); err != nil {
 		t.Fatal(text, err)
 	}
-	e.stop()
-	t.Logf("%d edits were admitted, %d refused", e.done, e.refused)
-	if len(e.wrong) > 0 || e.failed > 0 || e.done < 10 || e.refused < 10 {
-		t.Errorf("%d edits failed, the verdict was wrong for %v", e.failed, e.wrong)
-	}
+	e.allAnswered()
 }
 
 // TestLeaderKilled: the leader is killed while pools are edited. Another leads soon, and no verdict is wrong.
@@ -351,17 +377,13 @@ func TestLeaderKilled(t *testing.T) {
 	began := time.Now()
 	next := s.leader(leader)
 	took := time.Since(began)
-	time.Sleep(2 * time.Second)
-	e.stop()
+	e.end()
 	gap := time.Duration(0)
 	if e.failed > 0 {
 		gap = e.last.Sub(began)
 	}
-	t.Logf("%s leads %s after %s was killed; %d edits were admitted, %d refused, %d not answered, the last %s after the kill", next,
-		took.Round(time.Second), leader, e.done, e.refused, e.failed, gap.Round(time.Millisecond))
-	if len(e.wrong) > 0 || e.done < 10 || e.refused < 10 {
-		t.Errorf("the verdict was wrong for %v", e.wrong)
-	}
+	t.Logf("%s leads %s after %s was killed; the last edit that was not answered: %s after the kill", next,
+		took.Round(time.Second), leader, gap.Round(time.Millisecond))
 	p := s.poolOf(s.v4)
 	s.eventually(func() string {
 		if now := s.poolOf(s.v4); now.Status.ObservedGeneration != p.Generation {
@@ -387,13 +409,7 @@ func TestControllerOnPodNetwork(t *testing.T) {
 		}
 	}()
 	s.held(4)
-	e := s.editing()
-	time.Sleep(2 * time.Second)
-	e.stop()
-	t.Logf("%d edits were admitted, %d refused", e.done, e.refused)
-	if len(e.wrong) > 0 || e.failed > 0 || e.done < 10 || e.refused < 10 {
-		t.Errorf("%d edits failed, the verdict was wrong for %v", e.failed, e.wrong)
-	}
+	s.editing().allAnswered()
 	s.shows(s.v6, 2, 60)
 	restore()
 	s.held(0)
@@ -437,13 +453,8 @@ func TestCertificatesRotated(t *testing.T) {
 		}
 		return ""
 	})
-	took := time.Since(began)
-	time.Sleep(2 * time.Second)
-	e.stop()
-	t.Logf("another certificate after %s; %d edits were admitted, %d refused", took.Round(time.Second), e.done, e.refused)
-	if len(e.wrong) > 0 || e.failed > 0 || e.done < 10 || e.refused < 10 {
-		t.Errorf("%d edits failed, the verdict was wrong for %v", e.failed, e.wrong)
-	}
+	t.Logf("another certificate after %s", time.Since(began).Round(time.Second))
+	e.allAnswered()
 }
 
 // leader waits for a leader other than one, and returns what it calls itself: its node, "_" and a number.

@@ -212,7 +212,7 @@ func TestAPIServerRestarted(t *testing.T) {
 // TestPoolReserved: half of a pool is reserved while pods start. Once the status says so nobody gets an address of that half;
 // who had one keeps it.
 func TestPoolReserved(t *testing.T) {
-	s := alone(t, 100)
+	s := begin(t, 100)
 	const n = 30
 	d := s.deployment(n)
 	s.started(5)

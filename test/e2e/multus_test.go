@@ -27,8 +27,8 @@ import (
 func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
 	t.Parallel()
 	c, err := cluster.Start(t.Context(), lab.Config{Name: "e2e-multus", Nodes: 2, Families: lab.IPv6, Multus: "underlay", Out: shared.Out},
-		"spiderpoolAgent.prometheus.enabled=true",
-		"spiderpoolAgent.extraEnv[0].name=MULTUS_CLUSTER_NETWORK", "spiderpoolAgent.extraEnv[0].value=underlay")
+		"spiderpoolAgent.prometheus.enabled=true", "spiderpoolAgent.multusClusterNetwork=underlay",
+		"spiderpoolAgent.binName=/usr/bin/spiderpool-agent", "spiderpoolController.binName=/usr/bin/spiderpool-controller")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +60,7 @@ func TestMultusOnIPv6OnlyControlPlane(t *testing.T) {
 			})
 		}
 	})
+	t.Run("installed again as the README says", func(t *testing.T) { asTheReadmeSays(on(t, c, 1)) })
 }
 
 // ipv6Alone: pods of an IPv6-only cluster have IPv6 addresses alone.
@@ -142,7 +143,7 @@ func (s *scenario) attachment(name string, segment lab.Segment, ipam map[string]
 // inside returns the addresses that the interfaces of a pod bear.
 func (s *scenario) inside(p *corev1.Pod) map[string][]string {
 	s.Helper()
-	sandbox, err := s.PodSandbox(p.Spec.NodeName, p.Namespace, p.Name)
+	sandbox, err := s.PodSandbox(p.Spec.NodeName, p.UID)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -308,7 +309,7 @@ func notCalled(s *scenario) {
 	})
 	s.runs("web")
 	s.agree(1, 2)
-	sandbox, err := s.PodSandbox("node1", s.namespace, "web")
+	sandbox, err := s.PodSandbox("node1", p.UID)
 	if err != nil {
 		s.Fatal(err)
 	}

@@ -321,6 +321,9 @@ func (s *scenario) evidence() {
 		{"-n", s.namespace, "get", "events", "--sort-by=.lastTimestamp"},
 		{"get", "spiderips"},
 		{"-n", "kube-system", "logs", "-l", "app.kubernetes.io/component=spiderpool-agent", "--tail=40", "--prefix"},
+		{"-n", "kube-system", "get", "pods", "-o", "wide"},
+		{"-n", "kube-system", "get", "lease", "spiderpool-controller-leases", "-o", "yaml"},
+		{"-n", "kube-system", "logs", "-l", "app.kubernetes.io/component=spiderpool-controller", "--tail=60", "--prefix"},
 	} {
 		text, err := s.Kubectl(context.Background(), args...)
 		s.Logf("kubectl %s (%v)\n%s", strings.Join(args, " "), err, text)
