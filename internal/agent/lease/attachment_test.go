@@ -124,6 +124,15 @@ func (w *world) del() {
 	w.Noted(c1)
 }
 
+// noteFound is a note that was read at a time: it begins its DEL, or is outdated.
+func (w *world) noteFound(at time.Time) bool {
+	w.t.Helper()
+	if outdated := w.DeleteAsNoted(c1, at); outdated == (w.Attachment(c1).State == Deleting) {
+		w.t.Errorf("the container is in state %d, and that the note is outdated is %t", w.Attachment(c1).State, outdated)
+	}
+	return true
+}
+
 func (w *world) release(done bool) bool {
 	dels, ok := w.BeginRelease(c1)
 	if ok && done {
@@ -172,18 +181,17 @@ func TestAttachmentStates(t *testing.T) {
 			}
 			return true
 		}, [9]State{Deleted, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleted, Deleted}},
-		{"note", func(w *world) bool { w.DeleteAsNoted(c1, time.Now()); return true },
+		{"note", func(w *world) bool { return w.noteFound(time.Now()) },
 			[9]State{Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting, Deleting}},
 		{"note from before its ADD", func(w *world) bool {
 			at := w.admitted.Add(-1)
 			if w.admitted.IsZero() {
 				at = time.Now()
 			}
-			w.DeleteAsNoted(c1, at)
-			return true
+			return w.noteFound(at)
 		},
 			[9]State{Deleting, Adding, Held, Adding, Deleting, Deleting, Deleting, Deleted, Deleting}},
-		{"note from before it was deleted", func(w *world) bool { w.DeleteAsNoted(c1, time.Now().Add(-1500*time.Millisecond)); return true },
+		{"note from before it was deleted", func(w *world) bool { return w.noteFound(time.Now().Add(-1500 * time.Millisecond)) },
 			[9]State{Deleting, Adding, Held, Adding, Deleting, Deleting, Deleting, Deleted, Deleted}},
 		{"released", func(w *world) bool { return w.release(true) },
 			[9]State{refused, refused, refused, refused, refused, Deleted, Deleted, refused, refused}},
