@@ -1,4 +1,4 @@
-// Package rooms holds the project to its plan: which package may import which.
+// Package imports holds the project to its plan: which package may import which.
 package imports
 
 import (
