@@ -93,7 +93,7 @@ func (c *collection) pass(ctx context.Context) (next time.Duration, asked int) {
 			entries = append(entries, s.Entry)
 		}
 	}
-	seen := look(ctx, c.Live, entries)
+	seen := look(ctx, c.Live, c.inventory.nodeCount(), entries)
 	if seen.err != nil && ctx.Err() == nil {
 		c.Log.Warn("of addresses that nobody seems to have, some are not looked at yet", "addresses", len(entries), "error", seen.err)
 	}

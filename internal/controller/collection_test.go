@@ -653,12 +653,15 @@ func TestSameNameOnTwoNodes(t *testing.T) {
 
 // TestPlan: how many requests the second look costs.
 func TestPlan(t *testing.T) {
-	for _, tt := range []struct{ nodes, pods, want int }{
-		{0, 0, 0}, {1, 1, 2}, {1, 4, 5}, {1, 5, 2}, {2, 4, 10}, {8, 200, 16}, {9, 200, 10},
-		{250, 20, 251}, // 5,000 pods
-		{1000, 1, 2},   // one of each node
-		{1000, 60, 2},  // 60,000
-		{20, 15, 21},   // 300
+	for _, tt := range []struct{ nodes, pods, all, want int }{
+		{0, 0, 9, 0}, {1, 1, 9, 2}, {1, 4, 9, 5}, {1, 5, 9, 2}, {2, 4, 9, 10}, {8, 200, 9, 16}, {9, 200, 9, 10},
+		{250, 20, 2000, 500}, // 5,000 pods
+		{251, 20, 2000, 252},
+		{250, 20, 250, 251},
+		{1000, 1, 2000, 2},  // one of each node
+		{1000, 60, 2000, 2}, // 60,000
+		{20, 15, 20, 21},    // 300
+		{20, 15, 2000, 40},  // of a large cluster
 	} {
 		var entries []Entry
 		for n := range tt.nodes {
@@ -667,8 +670,8 @@ func TestPlan(t *testing.T) {
 				entries = append(entries, e, e) // two interfaces
 			}
 		}
-		if got := len((&sight{}).plan(entries)); got != tt.want {
-			t.Errorf("%d pods of each of %d nodes: %d requests, want %d", tt.pods, tt.nodes, got, tt.want)
+		if got := len((&sight{allNodes: tt.all}).plan(entries)); got != tt.want {
+			t.Errorf("%d pods of each of %d nodes, of %d: %d requests, want %d", tt.pods, tt.nodes, tt.all, got, tt.want)
 		}
 	}
 }

@@ -21,13 +21,18 @@ import (
 const (
 	fewPods  = 4   // of a node; with more its pods are LISTed
 	manyPods = 256 // requests for pods; with more all pods are LISTed
-	fewNodes = 8
+	fewNodes = 8   // with more all nodes are LISTed, if that are many of them
+
+	// nodeShare is which part of all nodes are many, for a LIST has the others too, and a Node is large: one of eight.
+	nodeShare = 8
 )
 
 // sight is the second look: what the API server said of pods and nodes after the first look. What it was not asked, or did not
 // answer, is unknown.
 type sight struct {
 	live client.Reader
+	// allNodes is how many Nodes there are, by the watch.
+	allNodes int
 
 	mu sync.Mutex
 	// pods are those of the entries; nil of one that does not exist. What the LIST of one node does not have says nothing of a
@@ -45,9 +50,9 @@ type holder struct{ node, pod string }
 
 func holderOf(e Entry) holder { return holder{e.Node, e.Pod} }
 
-// look reads what verdicts about these entries rest on.
-func look(ctx context.Context, live client.Reader, entries []Entry) *sight {
-	s := &sight{live: live, pods: map[holder]*podFact{}, nodes: map[string]nodeState{}}
+// look reads what verdicts about these entries rest on, in a cluster of so many Nodes.
+func look(ctx context.Context, live client.Reader, allNodes int, entries []Entry) *sight {
+	s := &sight{live: live, allNodes: allNodes, pods: map[holder]*podFact{}, nodes: map[string]nodeState{}}
 	var all errgroup.Group
 	all.SetLimit(workers)
 	for _, read := range s.plan(entries) {
@@ -87,7 +92,7 @@ func (s *sight) plan(entries []Entry) (reads []func(context.Context) error) {
 	if len(reads) > manyPods {
 		reads = []func(context.Context) error{func(ctx context.Context) error { return s.listPods(ctx, slices.Collect(maps.Keys(wanted))) }}
 	}
-	if len(byNode) > fewNodes {
+	if len(byNode) > max(fewNodes, s.allNodes/nodeShare) {
 		return append(reads, func(ctx context.Context) error { return s.listNodes(ctx, slices.Collect(maps.Keys(byNode))) })
 	}
 	for node := range byNode {
