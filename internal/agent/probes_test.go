@@ -95,8 +95,9 @@ func TestConflicts(t *testing.T) {
 	if want := []string{"10.1.0.11/24", "10.1.0.14/24", "fd01::11/64", "fd01::14/64"}; !slices.Equal(got, want) {
 		t.Errorf("the pods have %v, want %v", got, want)
 	}
-	found := strings.Split(c.quarantined(), "\n")
-	n.counted("spiderpool_ipam_conflict_counts", fmt.Sprint(len(slices.DeleteFunc(found, func(line string) bool { return line == "" }))))
+	// Addresses are drawn: the pods may have tried all that the host has, and once in about a hundred times none.
+	found := strings.FieldsFunc(c.quarantined(), func(r rune) bool { return r == '\n' })
+	n.counted("spiderpool_ipam_conflict_counts", fmt.Sprint(len(found)))
 	n.counted("spiderpool_ipam_unprobed_counts", "0")
 	for _, line := range found {
 		if !strings.HasSuffix(line, " "+squatter.String()) {
