@@ -27,7 +27,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="OWNER-KIND",type=string,JSONPath=`.spec.owner.kind`,description="kind of what a fixed address belongs to",priority=1
 // +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.spec.reason`,description="why no pod has the address, and until when it is kept",priority=1
 //
-// +kubebuilder:validation:XValidation:rule=`!isIP(self.spec.address) || (self.spec.address.contains(':') ? self.metadata.name.matches('^[0-9a-f]{4}(-[0-9a-f]{4}){7}$') && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.address) : self.metadata.name == self.spec.address)`,fieldPath=".spec.address",messageExpression=`'the object is named ' + self.metadata.name + ' and holds ' + self.spec.address + ': the name must be the address, IPv6 in full with dashes'`,message="the name must be the address, IPv6 in full with dashes"
+// +kubebuilder:validation:XValidation:rule=`[self.spec.address].all(a, !isIP(a) || (a.contains(':') ? self.metadata.name.matches('^[0-9a-f]{4}(-[0-9a-f]{4}){7}$') && ip(self.metadata.name.replace('-', ':')) == ip(a) : self.metadata.name == a))`,fieldPath=".spec.address",messageExpression=`'the object is named ' + self.metadata.name + ' and holds ' + self.spec.address + ': the name must be the address, IPv6 in full with dashes'`,message="the name must be the address, IPv6 in full with dashes"
 type SpiderIP struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -57,8 +57,8 @@ const (
 
 // IPSpec is an address and its holder: one interface of one sandbox of one pod. Address and pool never change.
 //
-// +kubebuilder:validation:XValidation:rule=`!has(self.use) || self.use != 'Kept' || has(self.owner)`,fieldPath=".owner",message="is required for use Kept: an address is kept for somebody"
-// +kubebuilder:validation:XValidation:rule=`!has(self.conflict) || has(self.use) && self.use == 'Quarantine'`,fieldPath=".conflict",message="is of use Quarantine alone: who bears the address besides keeps pods from it"
+// +kubebuilder:validation:XValidation:rule=`self.?use.orValue('Pod') != 'Kept' || has(self.owner)`,fieldPath=".owner",message="is required for use Kept: an address is kept for somebody"
+// +kubebuilder:validation:XValidation:rule=`!has(self.conflict) || self.?use.orValue('Pod') == 'Quarantine'`,fieldPath=".conflict",message="is of use Quarantine alone: who bears the address besides keeps pods from it"
 type IPSpec struct {
 	// Address is the IP address in its canonical text, "10.6.0.10" or "fd00:10::a", without prefix length.
 	// +kubebuilder:validation:Required
