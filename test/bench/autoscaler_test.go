@@ -27,13 +27,14 @@ import (
 
 var soak = flag.Bool("soak", false, "run TestAutoscaler with 2,000 nodes and 60,000 addresses")
 
-// autoscaler is a cluster of objects, of which some nodes are deleted with their pods. Each pod has an address, but those of as
-// many nodes besides, by which it is seen what deletions cost by themselves.
+// autoscaler is a cluster of objects, of which some nodes are deleted with their pods, in rounds. Each pod has an address, but
+// those of as many nodes besides, which go in rounds between: by them it is seen what deletions cost by themselves.
 type autoscaler struct {
 	nodes, pods   int           // with addresses
-	gone, perGone int           // nodes that are deleted, and pods of each of them
-	within        time.Duration // the time of the deletions
-	adds          int           // of real agents, evenly in that time, and twice as many before
+	rounds        int           // one garbage collection more or less of the API server decides what ADDs of a single one feel
+	gone, perGone int           // nodes that are deleted in a round, and pods of each of them
+	within        time.Duration // the time of the deletions of a round
+	adds          int           // of real agents, evenly in that time
 	*product
 	controller process.Process
 	metrics    int                 // port of the controller
@@ -54,13 +55,13 @@ const (
 // find them silent, by few reads and one write each, and the controller needs no more memory for it; with -soak also that all
 // are free ten minutes later. How long it takes, and what pods that start meanwhile feel, is told.
 func TestAutoscaler(t *testing.T) {
-	s := &autoscaler{nodes: 40, pods: 200, gone: 10, perGone: 10, within: time.Second, adds: 20}
+	s := &autoscaler{nodes: 40, pods: 200, rounds: 2, gone: 5, perGone: 10, within: time.Second, adds: 20}
 	if *soak {
-		s = &autoscaler{nodes: 2000, pods: 60000, gone: 250, perGone: 20, within: time.Minute, adds: 1200}
+		s = &autoscaler{nodes: 2000, pods: 60000, rounds: 3, gone: 250, perGone: 20, within: time.Minute, adds: 1200}
 	}
 	nothingIsLeft(t)
 	s.start(t)
-	freed := s.gone * s.perGone
+	freed := s.rounds * s.gone * s.perGone
 
 	without, asked := s.add(t)
 	if n := writes(asked); n != 0 {
@@ -71,10 +72,17 @@ func TestAutoscaler(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := s.requests(t)
-	bare, _ := s.addDuring(t, bareNode)
-	with, last := s.addDuring(t, nodeName)
-	s.collected(t, freed)
-	took := time.Since(last)
+	var bare, with []time.Duration
+	var last time.Time
+	for round := range s.rounds {
+		felt, _ := s.addDuring(t, round, bareNode)
+		bare = append(bare, felt...)
+		felt, last = s.addDuring(t, round, nodeName)
+		with = append(with, felt...)
+		s.collected(t, (round+1)*s.gone*s.perGone)
+		t.Logf("%d addresses of %d nodes are in quarantine %s after the last deletion (should: %s)",
+			s.gone*s.perGone, s.gone, time.Since(last).Round(time.Millisecond), settleTime)
+	}
 	asked = s.requests(t).since(before)
 	most := s.memory(t, "VmHWM")
 	failed, err := s.counted(t.Context(), "spiderpool_ip_gc_failure_counts")
@@ -82,8 +90,7 @@ func TestAutoscaler(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	t.Logf("%d addresses of %d nodes, of %d and %d, are in quarantine %s after the last deletion (should: %s) with %v reads and %v failures; %v",
-		freed, s.gone, s.pods, s.nodes, took.Round(time.Millisecond), settleTime, reads(asked), failed, asked)
+	t.Logf("of %d addresses of %d nodes %d were collected with %v reads and %v failures; %v", s.pods, s.nodes, freed, reads(asked), failed, asked)
 	t.Logf("the controller had at most %d MiB at its start, %d MiB then, at most %d MiB meanwhile", first, resident, most)
 	for _, p := range []int{50, 99} {
 		a, b, c := ms(percentile(without, p)), ms(percentile(bare, p)), ms(percentile(with, p))
@@ -93,14 +100,14 @@ func TestAutoscaler(t *testing.T) {
 	if n := asked["PATCH spiderips"]; n != float64(freed) || writes(asked) != n || failed != 0 {
 		t.Errorf("%v addresses are put in quarantine, %v written and %v failed; want %d alone", n, writes(asked), failed, freed)
 	}
-	if n := reads(asked); n > float64(4*s.gone+freed/20) {
+	if n := reads(asked); n > float64(4*s.rounds*s.gone+freed/20) {
 		t.Errorf("%v reads, want a few for each node", n)
 	}
 	if max(first, most) > controllerMiB || most > first+max(first/4, 16) {
 		t.Errorf("the controller had %d MiB at its start and %d MiB later; want no more than %d and no growth", first, most, controllerMiB)
 	}
-	if added := s.audit(t, s.pods, freed); added != 3*len(with) {
-		t.Errorf("%d addresses are held by pods that were added, want %d", added, 3*len(with))
+	if added := s.audit(t, s.pods, freed); added != len(without)+len(bare)+len(with) {
+		t.Errorf("%d addresses are held by pods that were added, want %d", added, len(without)+len(bare)+len(with))
 	}
 	if *soak {
 		s.collected(t, 2*freed)
@@ -145,7 +152,7 @@ func (s *autoscaler) start(t *testing.T) {
 		err = s.product.start(ctx, 0, []scenario{{name: storm, nodes: agents}})
 	}
 	if err == nil {
-		s.next, err = s.sandboxes(ctx, scenario{name: storm, nodes: agents, pods: 3 * s.adds / agents})
+		s.next, err = s.sandboxes(ctx, scenario{name: storm, nodes: agents, pods: (1 + 2*s.rounds) * s.adds / agents})
 	}
 	if err == nil {
 		err = s.lead(ctx, filepath.Join(e.dir, "controller"))
@@ -187,7 +194,8 @@ func (s *autoscaler) fill(ctx context.Context) error {
 		}
 	}
 	s.podsOf = map[string][]string{}
-	for i := range s.gone {
+	gone := s.rounds * s.gone
+	for i := range gone {
 		group.Go(func() error { return s.node(ctx, bareNode(i)) })
 		for n := range s.perGone {
 			name := fmt.Sprintf("bare-%d-%d", i, n)
@@ -195,11 +203,11 @@ func (s *autoscaler) fill(ctx context.Context) error {
 			group.Go(func() error { return s.cluster.Create(ctx, podOn(bareNode(i), namespace, name)) })
 		}
 	}
-	every := s.pods / (s.gone * s.perGone)
+	every := s.pods / (gone * s.perGone)
 	for i := range s.pods {
-		node, name := nodeName(s.gone+i%(s.nodes-s.gone)), fmt.Sprintf("held-%d", i)
-		if i%every == 0 && i/every < s.gone*s.perGone {
-			node = nodeName(i / every % s.gone)
+		node, name := nodeName(gone+i%(s.nodes-gone)), fmt.Sprintf("held-%d", i)
+		if i%every == 0 && i/every < gone*s.perGone {
+			node = nodeName(i / every % gone)
 			s.podsOf[node] = append(s.podsOf[node], name)
 		}
 		group.Go(func() error { return s.hold(ctx, i, podOn(node, namespace, name)) })
@@ -290,27 +298,28 @@ func (s *autoscaler) add(t *testing.T) (took []time.Duration, asked requests) {
 	return took, s.requests(t).since(before)
 }
 
-// addDuring adds while nodes are deleted; it returns also when the last was.
-func (s *autoscaler) addDuring(t *testing.T, node func(int) string) (took []time.Duration, last time.Time) {
+// addDuring adds while the nodes of a round are deleted; it returns also when the last was.
+func (s *autoscaler) addDuring(t *testing.T, round int, node func(int) string) (took []time.Duration, last time.Time) {
 	t.Helper()
 	deleted := make(chan time.Time, 1)
-	go func() { deleted <- s.scaleDown(t, node) }()
+	go func() { deleted <- s.scaleDown(t, round, node) }()
 	took, _ = s.add(t)
 	return took, <-deleted
 }
 
-// scaleDown deletes nodes, and their pods as the garbage collector of pods does, and returns when it was done.
-func (s *autoscaler) scaleDown(t *testing.T, node func(int) string) time.Time {
+// scaleDown deletes the nodes of a round, and their pods as the garbage collector of pods does, and returns when it was done.
+func (s *autoscaler) scaleDown(t *testing.T, round int, node func(int) string) time.Time {
 	tick := time.NewTicker(s.within / time.Duration(s.gone))
 	defer tick.Stop()
 	group, ctx := errgroup.WithContext(t.Context())
 	for i := range s.gone {
 		<-tick.C
+		node := node(round*s.gone + i)
 		group.Go(func() error {
-			if err := s.cluster.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node(i)}}); err != nil {
+			if err := s.cluster.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}); err != nil {
 				return err
 			}
-			for _, name := range s.podsOf[node(i)] {
+			for _, name := range s.podsOf[node] {
 				p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 				if err := s.cluster.Delete(ctx, p, client.GracePeriodSeconds(0)); err != nil {
 					return err
