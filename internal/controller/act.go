@@ -45,7 +45,7 @@ type sighting struct {
 // at once are a queue that ADDs wait in. One that takes an API server collectSlow counts twice, and so on up to collectBurst
 // more: it has as much to do as it can.
 const (
-	collectRate, collectBurst = 50, 8
+	collectRate, collectBurst = 40, 8
 	collectSlow               = 15 * time.Millisecond
 )
 
