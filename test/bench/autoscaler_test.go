@@ -23,6 +23,7 @@ import (
 
 	"github.com/spidernet-io/spiderpool/api/v2beta1"
 	"github.com/spidernet-io/spiderpool/test/lab/process"
+	"github.com/spidernet-io/spiderpool/test/segment"
 )
 
 var soak = flag.Bool("soak", false, "run TestAutoscaler with 2,000 nodes and 60,000 addresses")
@@ -112,7 +113,7 @@ func TestAutoscaler(t *testing.T) {
 	if *soak {
 		s.collected(t, 2*freed)
 		t.Logf("they are free %s after the last deletion", time.Since(last).Round(time.Second))
-		s.audit(t, s.pods-freed, 0) // agents have seen by now that those added have no namespaces
+		s.audit(t, s.pods-freed, 0)
 	}
 }
 
@@ -134,6 +135,8 @@ const agents = 4
 // start makes the cluster, nodes with agents besides, and a controller that has seen all.
 func (s *autoscaler) start(t *testing.T) {
 	t.Helper()
+	netns := segment.Namespace(t) // of every pod that is added, with an interface: an agent frees what has none for a while
+	segment.New(t).Plug(netns, "eth0", nil)
 	var e environment
 	t.Cleanup(func() {
 		if err := e.stop(context.Background()); err != nil {
@@ -143,7 +146,7 @@ func (s *autoscaler) start(t *testing.T) {
 	ctx := t.Context()
 	err := e.start(ctx, options{progress: io.Discard})
 	s.product = &product{title: built, bin: built, cluster: e.cluster, dir: filepath.Join(e.dir, "0"), sockets: e.sockets,
-		plugin: plugin{filepath.Join(built, "spiderpool"), e.netns}}
+		plugin: plugin{filepath.Join(built, "spiderpool"), netns}}
 	if err == nil {
 		err = s.fill(ctx)
 	}
