@@ -98,7 +98,7 @@ func New(o Options) *Agent {
 	a.leases = lease.NewTable(o.Node, l, o.Durations, a.metrics, o.Log)
 	a.allocation = allocation.New(allocation.Options{Node: o.Node, Families: o.Families, Facts: o.Facts, Ledger: l, Leases: a.leases,
 		Durations: o.Durations, Metrics: a.metrics, Events: o.Events, Log: o.Log})
-	a.publish = publish.New(o.Client, o.Facts, o.Node, o.Log, func() bool { return a.leases.Adds() > a.allocation.Waiting() })
+	a.publish = publish.New(o.Client, o.Facts, o.Node, o.Durations.Republish, o.Log, func() bool { return a.leases.Adds() > a.allocation.Waiting() })
 	a.audited.Store(&lastAudit{})
 	a.audits.Read = func(ctx context.Context, _ string) (struct{}, error) { return struct{}{}, a.auditListed(ctx) }
 	return a

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -494,7 +495,9 @@ func (c *cluster) endpoint(p *corev1.Pod, address string) *v2beta1.SpiderEndpoin
 
 func TestEndpoint(t *testing.T) {
 	c := newCluster(t)
-	n := c.node("n1")
+	n := c.machine("n1")
+	n.durations.Republish = 300 * time.Millisecond
+	n.start()
 	p4 := c.pool("v4", "10.1.0.0/24", []string{"10.1.0.10-10.1.0.50"}, gateway("10.1.0.1"))
 	p := c.pod(n, "web", c.from("v4|"))
 	got := n.add(p, "c1")
@@ -512,12 +515,20 @@ func TestEndpoint(t *testing.T) {
 	if len(e.Finalizers) != 0 || len(e.OwnerReferences) != 1 || e.OwnerReferences[0].UID != p.UID {
 		t.Errorf("metadata: %+v", e.ObjectMeta)
 	}
-	// Somebody deletes it: a restart brings it back.
-	if err := c.Delete(t.Context(), e); err != nil {
-		t.Fatal(err)
+	// Somebody deletes it: it comes back, and a restart brings it back at once.
+	for _, restart := range []bool{false, true} {
+		if restart {
+			n.stop()
+			n.durations.Republish = time.Hour
+		}
+		if err := c.Delete(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if restart {
+			n.start()
+		}
+		e = c.endpoint(p, got[0])
 	}
-	n.restart()
-	c.endpoint(p, got[0])
 	// The container is gone, the pod is not (a finished Job): the endpoint shows no address.
 	n.del(p, "c1")
 	c.eventually("the endpoint shows no address", func() bool {

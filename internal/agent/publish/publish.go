@@ -26,8 +26,6 @@ import (
 const (
 	// publishers is how many SpiderEndpoints are written at once.
 	publishers = 2
-	// republish is how often missing SpiderEndpoints are looked for.
-	republish = 10 * time.Minute
 	// giveWay is how long a SpiderEndpoint waits at most for ADDs in flight.
 	giveWay = 500 * time.Millisecond
 )
@@ -37,6 +35,7 @@ type Publisher struct {
 	client client.Client
 	facts  *facts.Facts
 	node   string
+	every  time.Duration
 	log    *slog.Logger
 	busy   func() bool
 	queue  workqueue.TypedRateLimitingInterface[string] // of pod UIDs
@@ -52,17 +51,20 @@ type endpoint struct {
 	// are, and is written here only if it is missing.
 	owner      *v2beta1.IPOwner
 	interfaces map[string]v2beta1.EndpointInterface
-	// written is the object as this process wrote it last.
+	// written is the object as this process wrote or saw it last.
 	written *v2beta1.SpiderEndpoint
+	// at is when that was; zero while there is something to write.
+	at time.Time
 	// found is set for a pod that was there when the agent started: its endpoint
 	// most likely exists and is only written if not.
 	found bool
 }
 
-// New makes a publisher of the pods of a node. It writes while busy is false, or soon after.
-func New(c client.Client, f *facts.Facts, node string, log *slog.Logger, busy func() bool) *Publisher {
+// New makes a publisher of the pods of a node. It writes while busy is false, or soon after, and looks so long after each
+// write whether what it wrote is still there.
+func New(c client.Client, f *facts.Facts, node string, every time.Duration, log *slog.Logger, busy func() bool) *Publisher {
 	return &Publisher{
-		client: c, facts: f, node: node, log: log, busy: busy, pods: map[string]*endpoint{},
+		client: c, facts: f, node: node, every: every, log: log, busy: busy, pods: map[string]*endpoint{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 }
@@ -83,7 +85,7 @@ func (p *Publisher) set(pod client.ObjectKey, uid string, owner *v2beta1.IPOwner
 		p.pods[uid] = e
 	}
 	e.found = found && (e.found || !known)
-	e.owner, e.interfaces[i.Interface] = owner, i
+	e.owner, e.interfaces[i.Interface], e.at = owner, i, time.Time{}
 }
 
 // Drop takes back an interface. The endpoint itself goes with its pod.
@@ -95,7 +97,7 @@ func (p *Publisher) Drop(uid, ifname string) {
 		return
 	}
 	if _, has := e.interfaces[ifname]; has {
-		e.found = false
+		e.found, e.at = false, time.Time{}
 		delete(e.interfaces, ifname)
 		p.queue.Add(uid)
 	}
@@ -110,12 +112,12 @@ func (p *Publisher) Run(ctx context.Context) error {
 			}
 		})
 	}
-	tick := time.NewTicker(republish)
+	tick := time.NewTicker(p.every / 30)
 	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C:
-			p.again()
+		case now := <-tick.C:
+			p.again(now)
 		case <-ctx.Done():
 			p.queue.ShutDown()
 			workers.Wait()
@@ -124,13 +126,16 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
-// again looks at every endpoint once more: one that somebody deleted comes back.
-func (p *Publisher) again() {
+// again looks once more at each endpoint that was written long ago: one that somebody deleted comes back. Each has its own time,
+// for an API server that is asked for all of a node at once is slow to the pods that start then.
+func (p *Publisher) again(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for uid, e := range p.pods {
-		e.found, e.written = true, nil
-		p.queue.Add(uid)
+		if !e.at.IsZero() && now.Sub(e.at) > p.every {
+			e.found, e.written, e.at = true, nil, time.Time{}
+			p.queue.Add(uid)
+		}
 	}
 }
 
@@ -176,7 +181,7 @@ func (p *Publisher) write(ctx context.Context, uid string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now, ok := p.pods[uid]; ok {
-		now.written = written
+		now.written, now.at = written, time.Now()
 	}
 	return nil
 }

@@ -36,6 +36,8 @@ type Durations struct {
 	// Look is how often the agent looks whether namespaces of its addresses are gone; List is how often it lists its node's
 	// entries for that.
 	Look, List time.Duration
+	// Republish is how long after it was written a SpiderEndpoint is looked for again: one that somebody deleted comes back.
+	Republish time.Duration
 	// EditArrival is how long an ADD waits for a pool that can give nothing at all: an edit that is on its way arrives by then.
 	EditArrival time.Duration
 	// Stop is how long calls in progress may take when the agent is to stop.
@@ -66,6 +68,7 @@ func Production() Durations {
 		Rescan:      30 * time.Second,
 		Look:        20 * time.Second,
 		List:        10 * time.Minute,
+		Republish:   10 * time.Minute,
 		EditArrival: 2 * time.Second,
 		Stop:        5 * time.Second,
 		Remember:    10 * time.Minute,
