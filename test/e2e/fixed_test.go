@@ -123,17 +123,22 @@ func (s *scenario) killing(pause time.Duration) (stop func()) {
 	})
 }
 
-// atRandom has kill called at random moments until the function that it returns is called. pause is the mean between two.
+// atRandom has kill called at random moments until the function that it returns is called. pause is the mean between two; the
+// first comes sooner, lest what it should disturb be over.
 func (s *scenario) atRandom(pause time.Duration, kill func(context.Context) bool) (stop func()) {
 	ctx, cancel := context.WithCancel(s.Context())
 	var done sync.WaitGroup
 	killed := 0
 	done.Go(func() {
 		for {
+			wait := 2 * pause
+			if killed == 0 {
+				wait = pause / 2
+			}
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(rand.N(2 * pause)):
+			case <-time.After(rand.N(wait)):
 			}
 			if kill(ctx) {
 				killed++
