@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,15 +39,6 @@ type sighting struct {
 	told bool
 }
 
-// collectRate is how many addresses a second are written at most, evenly but for collectBurst at once: those of a full node in
-// three seconds. There is no hurry, and pods start meanwhile: each write is work for the API server as a pod's ADD is, and many
-// at once are a queue that ADDs wait in. One that takes an API server collectSlow counts twice, and so on up to collectBurst
-// more: it has as much to do as it can.
-const (
-	collectRate, collectBurst = 40, 8
-	collectSlow               = 15 * time.Millisecond
-)
-
 // manyFailures in a row are an Event.
 const manyFailures = 3
 
@@ -57,17 +47,17 @@ type actor struct {
 	Options
 	pools  client.Reader // of the cache
 	ledger *ledger.Ledger
-	pace   *rate.Limiter
+	pace   *pace
 
 	collected, dryRun *prometheus.CounterVec // by action, reason and kind
 	vetoes            *prometheus.CounterVec // by what
 	all, failures     prometheus.Counter
 }
 
-func newActor(o Options, pools client.Reader) (*actor, error) {
+func newActor(o Options, pools client.Reader, pods *turnover) (*actor, error) {
 	labels := []string{"action", "reason", "kind"}
 	a := &actor{
-		Options: o, pools: pools, ledger: ledger.New(o.Live), pace: rate.NewLimiter(collectRate, collectBurst),
+		Options: o, pools: pools, ledger: ledger.New(o.Live), pace: newPace(pods),
 		collected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spiderpool_controller_collected_total",
 			Help: "Addresses that were released, put in quarantine or kept for the next pod because no agent did, by reason, and whether the container was proven silent (proof) or not (policy)"}, labels),
 		dryRun: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "spiderpool_controller_collection_dry_run_total",
@@ -135,11 +125,11 @@ func (a *actor) act(ctx context.Context, e Entry, v verdict, s *sighting) outcom
 }
 
 func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
-	if err := a.pace.Wait(ctx); err != nil {
+	if err := a.pace.wait(ctx); err != nil {
 		return fmt.Errorf("wait for a turn: %w", err)
 	}
 	began := time.Now()
-	defer func() { a.pace.ReserveN(time.Now(), slowness(time.Since(began))) }()
+	defer func() { a.pace.took(time.Since(began)) }()
 	ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: addr.Name(e.Address), UID: e.Object, ResourceVersion: e.Version},
 		Spec: v2beta1.IPSpec{Address: e.Address.String()}}
 	switch v.do {
@@ -152,9 +142,6 @@ func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
 	}
 	return a.ledger.Collect(ctx, ip)
 }
-
-// slowness is for how many more writes one counts that took so long.
-func slowness(took time.Duration) int { return int(min(took/collectSlow, collectBurst)) }
 
 // veto counts what a second look forbade, which the watch is about to bring, unless it hangs.
 func (a *actor) veto(s *sighting, what string) {

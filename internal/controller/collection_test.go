@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,15 +66,16 @@ func newCollectTest(t *testing.T, gc config.GC) *collectTest {
 			return w.Get(ctx, key, o, options...)
 		},
 	})
+	p := newPods(nil, newSignal())
 	a, err := newActor(Options{Live: live, Events: c.events, Metrics: c.registry, FixedAddresses: keepAll, GC: gc,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, c.cluster)
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, c.cluster, &p.turnover)
 	if err == nil {
 		err = client.IgnoreAlreadyExists(c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.collection = newCollection(a, newPods(nil, newSignal()), newUsage(), newInventory())
+	c.collection = newCollection(a, p, newUsage(), newInventory())
 	c.usage.changed = func(string) {}
 	t.Cleanup(c.tidyPods)
 	return c
@@ -580,15 +580,6 @@ func TestDryRun(t *testing.T) {
 	c.equal("held", c.uses(), "10.6.0.10 Pod\n10.6.0.11 Pod")
 	c.equal("metrics", c.numbers(), "collection_dry_run_total quarantine policy node_deleted 1\ncollection_dry_run_total quarantine policy pod_gone 1")
 	c.equal("Events", c.told(), "")
-}
-
-// TestSlowness: what a write counts for, which the limiter must be able to give.
-func TestSlowness(t *testing.T) {
-	for took, want := range map[time.Duration]int{0: 0, 14 * time.Millisecond: 0, 15 * time.Millisecond: 1, 100 * time.Millisecond: 6, time.Second: 8, time.Hour: 8} {
-		if got := slowness(took); got != want || !rate.NewLimiter(collectRate, collectBurst).AllowN(time.Now(), got) {
-			t.Errorf("%s: %d, want %d", took, got, want)
-		}
-	}
 }
 
 // TestRequestsOfManySuspects: what is read does not grow with the addresses of a node.

@@ -115,7 +115,7 @@ func Setup(mgr manager.Manager, o Options) error {
 func addCollection(mgr manager.Manager, watches cache.Cache, p *pods, o Options, u *usage, i *inventory) error {
 	o.keptScan, o.keptSettled = cmp.Or(o.keptScan, keptScan), cmp.Or(o.keptSettled, keptSettled)
 	o.collectGather = cmp.Or(o.collectGather, collectGather)
-	a, err := newActor(o, watches)
+	a, err := newActor(o, watches, &p.turnover)
 	if err != nil || !o.GC.Enabled {
 		return err
 	}

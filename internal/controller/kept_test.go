@@ -198,7 +198,7 @@ func newKeptTest(t *testing.T) *keptTest {
 	k := &keptTest{cluster: newCluster(t), requests: &requests{}, events: record.NewFakeRecorder(1000), registry: prometheus.NewRegistry()}
 	clients := k.counted(k.requests, &k.before)
 	a, err := newActor(Options{Live: clients.Live, Events: k.events, Metrics: k.registry, FixedAddresses: keepAll, GC: collectAll, keptScan: time.Hour,
-		keptSettled: time.Hour, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, k.cluster)
+		keptSettled: time.Hour, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, k.cluster, &turnover{})
 	k.keptAddresses = newKeptAddresses(a, newUsage())
 	if err == nil {
 		_, err = envtest.InstallCRDs(k.server.Config(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{

@@ -170,7 +170,7 @@ func TestDocumented(t *testing.T) {
 	i.complete()
 	u := newUsage()
 	r := newRegistry(t, u, i)
-	a, err := newActor(Options{Metrics: r}, nil)
+	a, err := newActor(Options{Metrics: r}, nil, nil)
 	if err == nil {
 		_, err = newAutomaticPools(Options{Metrics: r}, nil, newPods(nil, newSignal()), u, i)
 	}

@@ -83,6 +83,7 @@ type pods struct {
 	client client.WithWatch
 	// changed wakes the collection, asked who makes automatic pools.
 	changed, asked signal
+	turnover       turnover
 
 	mu     sync.Mutex
 	all    map[string]podFact // by "namespace/name"
@@ -172,6 +173,9 @@ func (p *pods) Add(o any) error {
 	before, replaces := p.all[key]
 	p.all[key] = fact
 	p.mu.Unlock()
+	if !replaces {
+		p.turnover.count(time.Now())
+	}
 	if fact.asks != nil && !replaces {
 		p.asked.raise()
 	}
@@ -189,6 +193,7 @@ func (p *pods) Delete(o any) error {
 	p.mu.Lock()
 	delete(p.all, keyOf(o))
 	p.mu.Unlock()
+	p.turnover.count(time.Now())
 	p.changed.raise()
 	return nil
 }
