@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -41,6 +42,8 @@ type given struct {
 	address netip.Addr
 	pool    string
 	at      time.Time
+	// lost is set of one that the pool was without before the last quiet point.
+	lost bool
 }
 
 type scale struct {
@@ -120,7 +123,7 @@ func (b *box) checkFixed(fresh map[netip.Addr]*promise, now time.Time) {
 		if had && last.address == a && b.index == 0 && b.asked == 1 {
 			b.fixed.again++
 		}
-		b.fixed.had[key] = given{a, l.pool, now}
+		b.fixed.had[key] = given{address: a, pool: l.pool, at: now}
 	}
 }
 
@@ -130,10 +133,45 @@ func (b *box) excused(last given, f pool.Family, now time.Time) bool {
 	unwanted := slices.ContainsFunc(b.fixed.scales, func(s scale) bool {
 		return s.replicas <= ordinal && (s.until.IsZero() || s.until.After(last.at)) && s.from.Before(now)
 	})
-	lost := slices.ContainsFunc(b.basins[last.pool].during(last.at.Add(-watchLag), now), func(v version) bool {
+	return unwanted || b.lost(last, now) || !slices.Contains(b.pools[f], strings.TrimPrefix(last.pool, b.prefix+"-"))
+}
+
+// lost reports whether at some moment the pool of an address that a pod was told did not give it any more. The caller has the
+// lock.
+func (m *model) lost(last given, now time.Time) bool {
+	return last.lost || slices.ContainsFunc(m.basins[last.pool].during(last.at.Add(-watchLag), now), func(v version) bool {
 		return !v.serves || !slices.Contains(v.addresses, last.address)
 	})
-	return unwanted || lost || !slices.Contains(b.pools[f], strings.TrimPrefix(last.pool, b.prefix+"-"))
+}
+
+// forgetVersions forgets at quiet points what the pools were, but not which addresses were lost by that. The caller has the lock.
+func (m *model) forgetVersions(now time.Time) {
+	for key, last := range m.fixed.had {
+		last.lost = m.lost(last, now)
+		m.fixed.had[key] = last
+	}
+	for _, b := range m.basins {
+		b.versions = b.versions[len(b.versions)-1:]
+	}
+}
+
+// TestModelForgets: that a pool was without an address for a while excuses a pod that lost it, also after a quiet point.
+func TestModelForgets(t *testing.T) {
+	a, b := netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")
+	now := time.Now()
+	at := func(seconds int) time.Time { return now.Add(time.Duration(seconds-100) * time.Second) }
+	m := &model{basins: map[string]*basin{"a": {versions: []version{
+		{from: at(0), until: at(50), serves: true, addresses: []netip.Addr{a, b}},
+		{from: at(50), until: at(60), serves: true, addresses: []netip.Addr{b}},
+		{from: at(60), serves: true, addresses: []netip.Addr{a, b}},
+	}}}}
+	m.fixed.had = map[string]given{"lost": {address: a, pool: "a", at: at(10)}, "told since": {address: a, pool: "a", at: at(90)}, "never lost": {address: b, pool: "a", at: at(10)}}
+	m.forgetVersions(now)
+	for key, last := range m.fixed.had {
+		if got := m.lost(last, now); got != (key == "lost") {
+			t.Errorf("%s: %t", key, got)
+		}
+	}
 }
 
 // collect does at quiet points what the controller does: it releases what is kept for nobody.

@@ -1339,9 +1339,7 @@ func (m *model) quiet(r *rand.Rand) {
 	m.clean()
 	m.same("when all is quiet")
 	m.mu.Lock()
-	for _, b := range m.basins {
-		b.versions = b.versions[len(b.versions)-1:]
-	}
+	m.forgetVersions(time.Now())
 	m.mu.Unlock()
 	for range 3 {
 		m.probe(r)
