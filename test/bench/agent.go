@@ -99,7 +99,7 @@ func freePorts() (ports [3]int, err error) {
 
 // waitReady returns when the agent serves ADDs, or says what its log says.
 func (a *agent) waitReady(ctx context.Context) error {
-	left, _, err := eventually(ctx, readyTimeout, func() (int, error) {
+	left, _, err := eventually(ctx, readyTimeout, soon, func() (int, error) {
 		if !a.Alive() {
 			return 0, fmt.Errorf("the agent of %s ended: %s", a.node, a.Tail(8))
 		}

@@ -116,10 +116,11 @@ func TestAutoscaler(t *testing.T) {
 	}
 }
 
-// collected waits until the controller has written so many addresses.
+// collected waits until the controller has written so many addresses. It asks seldom, for the metrics count all addresses each
+// time, which pods that start would feel more than what the controller does.
 func (s *autoscaler) collected(t *testing.T, n int) {
 	t.Helper()
-	left, _, err := eventually(t.Context(), settlePatience, func() (int, error) {
+	left, _, err := eventually(t.Context(), settlePatience, s.span/100, func() (int, error) {
 		done, err := s.counted(t.Context(), "spiderpool_ip_gc_counts")
 		return n - int(done), err
 	})
@@ -163,7 +164,7 @@ func (s *autoscaler) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.later(func(ctx context.Context) error { return s.controller.Stop(ctx, stopGrace) })
-	left, _, err := eventually(ctx, settlePatience, func() (int, error) {
+	left, _, err := eventually(ctx, settlePatience, soon, func() (int, error) {
 		if !s.controller.Alive() {
 			return 0, fmt.Errorf("the controller ended: %s", s.controller.Tail(8))
 		}

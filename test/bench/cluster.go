@@ -157,9 +157,12 @@ func (c *cluster) held(ctx context.Context, pool string) (int, error) {
 	return len(list.Items), err
 }
 
-// eventually asks until nothing is left to wait for or the time is over, and
+// soon is how often eventually asks what costs little.
+const soon = 100 * time.Millisecond
+
+// eventually asks every so often until nothing is left to wait for or the time is over, and
 // returns what was left and how often it asked.
-func eventually(ctx context.Context, patience time.Duration, ask func() (left int, err error)) (left, asked int, err error) {
+func eventually(ctx context.Context, patience, every time.Duration, ask func() (left int, err error)) (left, asked int, err error) {
 	deadline := time.Now().Add(patience)
 	for {
 		left, err = ask()
@@ -170,7 +173,7 @@ func eventually(ctx context.Context, patience time.Duration, ask func() (left in
 		select {
 		case <-ctx.Done():
 			return left, asked, context.Cause(ctx)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(every):
 		}
 	}
 }

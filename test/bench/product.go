@@ -145,7 +145,7 @@ func sandboxOf(pod *corev1.Pod, conf []byte) sandbox {
 // missing waits for the SpiderEndpoints of all pods that got an address, and
 // returns how many do not name it, and how often it looked.
 func (p *product) missing(ctx context.Context, nodes [][]sandbox, outcomes [][]outcome) (missing, looks int, err error) {
-	return eventually(ctx, p.patience, func() (int, error) {
+	return eventually(ctx, p.patience, soon, func() (int, error) {
 		said, err := p.cluster.endpoints(ctx)
 		left := 0
 		for n := range nodes {
@@ -167,7 +167,7 @@ func (p *product) end(ctx context.Context, s scenario, nodes [][]sandbox, r *row
 	}
 	outcomes, _ := p.drive(ctx, "DEL", nodes, s.inFlight)
 	r.deleted(outcomes)
-	held, _, err := eventually(ctx, p.patience, func() (int, error) { return p.cluster.held(ctx, p.pools[s.name]) })
+	held, _, err := eventually(ctx, p.patience, soon, func() (int, error) { return p.cluster.held(ctx, p.pools[s.name]) })
 	if err != nil {
 		return err
 	}
