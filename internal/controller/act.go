@@ -129,7 +129,7 @@ func (a *actor) write(ctx context.Context, e Entry, v verdict) error {
 		return fmt.Errorf("wait for a turn: %w", err)
 	}
 	began := time.Now()
-	defer func() { a.pace.took(time.Since(began)) }()
+	defer func() { a.pace.wrote(began, time.Now()) }()
 	ip := &v2beta1.SpiderIP{ObjectMeta: metav1.ObjectMeta{Name: addr.Name(e.Address), UID: e.Object, ResourceVersion: e.Version},
 		Spec: v2beta1.IPSpec{Address: e.Address.String()}}
 	switch v.do {
