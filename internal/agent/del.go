@@ -50,7 +50,7 @@ func (a *Agent) carryOut(ctx context.Context, note wire.Note, noted bool) error 
 		}
 		began := time.Now()
 		err := a.release(ctx, note, noted)
-		if err == nil {
+		if err == nil && !removed { // once, however often its note was found meanwhile
 			a.metrics.Ended(a.metrics.Release, time.Since(began), 0, metrics.Served)
 		}
 		switch {

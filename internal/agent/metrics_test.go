@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -44,7 +45,13 @@ func TestMetrics(t *testing.T) {
 	if _, err := n.call("ADD", r, "r", "eth0"); err == nil {
 		t.Error("served")
 	}
-	n.del(p, "first")
+	n.deleted(p, "first")
+	for range 5 { // the note is found while the DEL waits for its interface to go, which is no other DEL
+		time.Sleep(10 * time.Millisecond)
+		n.agent.deleteNoted()
+	}
+	n.endNetns("first")
+	n.done()
 	lines := strings.Split(n.exposition(), "\n")
 	for _, want := range []string{
 		"spiderpool_ipam_allocation_counts 4", "spiderpool_ipam_allocation_failure_counts 3",
