@@ -12,11 +12,11 @@ import (
 // meanwhile, which is work for it too, and ADDs that wait; but collectLeast in any case.
 const collectRate, collectLeast = 60, 10
 
-// A write that takes long is followed by a rest: as long as the write, times how much longer it took than the others, holdMost at
+// A write that takes long is followed by a rest: as long as the write, times how much longer it took than the others, restMost at
 // most. So an API server that is busy for a while, with its garbage too, is left alone until it is not, and one that always
 // takes its time is written to half of the time. Usual is the mean of some usualWrites, in which none counts more than twice the
 // mean, lest the busy times become usual; it is usualTime at first, and never less.
-const usualTime, usualWrites, holdMost = 5 * time.Millisecond, 64, time.Second
+const usualTime, usualWrites, restMost = 5 * time.Millisecond, 64, time.Second
 
 // pace has writes wait for their turn.
 type pace struct {
@@ -74,7 +74,7 @@ func beside(pods float64) time.Duration {
 
 // restAfter is how long none is written after one that took so long.
 func restAfter(took, usual time.Duration) time.Duration {
-	return time.Duration(min(float64(holdMost), float64(took)*float64(took)/float64(usual)))
+	return time.Duration(min(float64(restMost), float64(took)*float64(took)/float64(usual)))
 }
 
 // turnover is how many pods come and go a second.
