@@ -65,7 +65,9 @@ func TestAutoscaler(t *testing.T) {
 	s.start(t)
 	freed := s.rounds * s.gone * s.perGone
 
-	without, asked := s.add(t)
+	before := s.requests(t)
+	without := s.add(t)
+	asked := s.requests(t).since(before)
 	if n := writes(asked); n != 0 {
 		t.Errorf("nothing is wrong, and %v addresses are written: %v", n, asked)
 	}
@@ -287,22 +289,23 @@ func (s *autoscaler) lead(ctx context.Context, dir string) error {
 	return err
 }
 
-// add connects new pods, evenly in the time of a round, and returns how long their ADDs took and what the API server was
-// asked meanwhile.
-func (s *autoscaler) add(t *testing.T) (took []time.Duration, asked requests) {
+// add connects new pods, evenly in the time of a round, and returns how long their ADDs took.
+func (s *autoscaler) add(t *testing.T) []time.Duration {
 	t.Helper()
-	before := s.requests(t)
 	s.connected, s.next = s.next[:s.adds], s.next[s.adds:]
-	took = s.evenly(t, "ADD", s.connected, s.span)
-	return took, s.requests(t).since(before)
+	return s.evenly(t, "ADD", s.connected, s.span)
 }
 
-// disconnect ends what was added, until its addresses are free. It is slow enough not to leave the API server garbage to collect
+// disconnect ends what was added, all of which has its addresses until then, and waits until they are free. It is slow enough not to leave the API server garbage to collect
 // in the next round, and quick enough for all rounds to end before the quarantine of the first.
 func (s *autoscaler) disconnect(t *testing.T) {
 	t.Helper()
+	held := func() (int, error) { return s.cluster.held(t.Context(), s.pools[storm]) }
+	if n, err := held(); n != len(s.connected) || err != nil {
+		t.Errorf("%d addresses are held by pods that were added, want %d: %v", n, len(s.connected), err)
+	}
 	s.evenly(t, "DEL", s.connected, s.span/3)
-	left, _, err := eventually(t.Context(), settlePatience, time.Second, func() (int, error) { return s.cluster.held(t.Context(), s.product.pools[storm]) })
+	left, _, err := eventually(t.Context(), settlePatience, time.Second, held)
 	if left != 0 || err != nil {
 		t.Errorf("%d addresses are not free after the last DEL: %v", left, err)
 	}
@@ -351,7 +354,7 @@ func (s *autoscaler) addDuring(t *testing.T, n int, node func(int) string, colle
 		s.collected(t, collected)
 		r.settled = time.Now()
 	}()
-	r.took, _ = s.add(t)
+	r.took = s.add(t)
 	<-done
 	r.asked = s.requests(t).since(before)
 	return r
